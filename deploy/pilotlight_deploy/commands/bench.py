@@ -1,0 +1,39 @@
+"""`pilotlight bench …`: measurements, each with its goal."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from pilotlight_deploy.bench.report import report_table
+from pilotlight_deploy.options import HomeOption, JsonOption, resolve_home
+from pilotlight_deploy.output import print_json, stderr, stdout
+from pilotlight_deploy.render.progress import waiting
+
+app = typer.Typer(no_args_is_help=True, help="Measure this machine's cold starts.")
+
+
+@app.callback()
+def bench() -> None:
+    """Measurements, each with its goal."""
+
+
+@app.command()
+def cold(
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 5,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The cold start here against Ray Serve + transformers, in one run."""
+    # Ray's clusters ask for a token; a driver that joins one says so before it imports Ray.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Imports Ray and torch.
+    from pilotlight_deploy.bench.cold import run  # noqa: PLC0415
+
+    with waiting(stderr(), "measuring cold starts") as update:
+        report = run(resolve_home(home), runs=runs, on_progress=update)
+    if as_json:
+        return print_json(report)
+    stdout().print(report_table(report))

@@ -1,0 +1,166 @@
+"""Attach a mapped checkpoint to a skeleton: plain assignment, planned once, undone for free."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pilotlight_loader.baked import BakedCheckpoint
+from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.errors import AttachMismatchError
+from pilotlight_loader.header import TensorInfo
+from pilotlight_loader.mapping import MappedCheckpoint
+from pilotlight_loader.module_tensors import ModuleTensor, module_tensors
+from pilotlight_loader.stand_in import StandInCheckpoint
+
+_PARAMETERS, _BUFFERS, _MODULES = "_parameters", "_buffers", "_modules"  # torch's registries
+_MAX_NESTING = 4  # of containers that are searched for tensors
+
+
+@dataclass(frozen=True, slots=True)
+class AttachReport:
+    """What attach() did; times are Unix seconds."""
+
+    start_s: float
+    end_s: float
+    nbytes: int  # of the tensors, each counted once
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One place in the skeleton that refers to a tensor."""
+
+    place: dict[str, Any]  # a module's _parameters, _buffers or __dict__
+    key: str
+    stored: str  # the tensor's name in the file
+    is_parameter: bool
+    weightless: torch.Tensor  # what stood there, and comes back with detach()
+
+
+class AttachPlan:
+    """Which tensor goes where in one skeleton. Not thread-safe: it writes into the modules."""
+
+    def __init__(
+        self, path: Path, infos: Mapping[str, TensorInfo], slots: tuple[_Slot, ...]
+    ) -> None:
+        self._path = path
+        self._infos = infos
+        self._slots = slots
+        self._nbytes = sum(info.nbytes for info in infos.values())
+
+    @classmethod
+    def compile(cls, module: nn.Module, baked: BakedCheckpoint) -> AttachPlan:
+        """Match *module*, on the meta device, with *baked*.
+
+        Raises AttachMismatchError: missing, unexpected or tied differently; another shape or
+        dtype; or a tensor that the module keeps outside of its parameters and buffers.
+        """
+        entries = list(module_tensors(module))
+        stored = {name: name for name in baked.tensors} | dict(baked.ties)
+        slots = [_slot(entry, stored[entry.name]) for entry in entries if entry.name in stored]
+        owned = {id(slot.weightless): slot for slot in slots}
+        strays: list[str] = []
+        for name, owner, key, value in _plain_attributes(module):
+            if isinstance(value, torch.Tensor) and id(value) in owned:
+                # The attribute stands for a buffer or parameter, and must go where that one goes.
+                slot = owned[id(value)]
+                slots.append(_Slot(owner, key, slot.stored, slot.is_parameter, value))
+            elif _holds_meta(value):
+                strays.append(f"{name} is neither parameter nor buffer, nothing would fill it")
+        problems = [*_name_problems(entries, stored), *_fit_problems(entries, stored, baked)]
+        problems += [*_tie_problems(entries, stored), *strays]
+        if problems:
+            raise AttachMismatchError(baked.path, problems)
+        return cls(baked.path, baked.tensors, tuple(slots))
+
+    def attach(self, mapped: MappedCheckpoint | StandInCheckpoint) -> AttachReport:
+        """Put the weights in, without copying; the module is on meta again if this fails.
+
+        Raises AttachMismatchError for a mapping of another checkpoint.
+        """
+        start_s = time.time()
+        if mapped.infos != self._infos:
+            raise AttachMismatchError(mapped.path, (f"the plan is for {self._path}",))
+        tensors = mapped.tensors()
+        # Tied weights must stay one Parameter, as they were in the skeleton.
+        parameters = {
+            slot.stored: nn.Parameter(tensors[slot.stored], requires_grad=False)
+            for slot in self._slots
+            if slot.is_parameter
+        }
+        try:
+            for slot in self._slots:
+                source = parameters if slot.is_parameter else tensors
+                slot.place[slot.key] = source[slot.stored]
+        except BaseException:
+            self.detach()
+            raise
+        return AttachReport(start_s, time.time(), self._nbytes)
+
+    def detach(self) -> None:
+        """Put the weightless tensors back. Attaching again is possible at any time."""
+        for slot in self._slots:
+            slot.place[slot.key] = slot.weightless
+
+
+def _slot(entry: ModuleTensor, stored: str) -> _Slot:
+    place: dict[str, Any] = vars(entry.module)[_PARAMETERS if entry.is_parameter else _BUFFERS]
+    return _Slot(place, entry.key, stored, entry.is_parameter, entry.tensor)
+
+
+def _plain_attributes(
+    module: nn.Module,
+) -> Iterator[tuple[str, dict[str, Any], str, object]]:
+    """(full name, the owner's __dict__, key, value) of all but torch's own registries."""
+    for prefix, owner in module.named_modules():
+        for key, value in vars(owner).items():
+            if key not in (_PARAMETERS, _BUFFERS, _MODULES):
+                yield f"{prefix}.{key}".lstrip("."), vars(owner), key, value
+
+
+def _holds_meta(value: object, nesting: int = 0) -> bool:
+    """A tensor without weights, or a plain container with one."""
+    if isinstance(value, torch.Tensor):
+        return value.is_meta
+    if nesting == _MAX_NESTING or not isinstance(value, dict | list | tuple):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return any(_holds_meta(item, nesting + 1) for item in items)
+
+
+def _name_problems(entries: list[ModuleTensor], stored: Mapping[str, str]) -> Iterator[str]:
+    names = {entry.name for entry in entries}
+    for name in sorted(names - stored.keys()):
+        yield f"{name} is missing in the checkpoint"
+    for name in sorted(stored.keys() - names):
+        yield f"{name} is not in the module"
+
+
+def _fit_problems(
+    entries: list[ModuleTensor], stored: Mapping[str, str], baked: BakedCheckpoint
+) -> Iterator[str]:
+    for entry in entries:
+        if entry.name not in stored:
+            continue
+        info = baked.tensors[stored[entry.name]]
+        wanted = entry.tensor
+        if info.shape != tuple(wanted.shape):
+            yield f"{entry.name} is {list(info.shape)}, the module wants {list(wanted.shape)}"
+        dtype = torch_dtype(info.dtype, info.name, baked.path)
+        if dtype != wanted.dtype:
+            yield f"{entry.name} is {dtype}, the module wants {wanted.dtype}"
+
+
+def _tie_problems(entries: list[ModuleTensor], stored: Mapping[str, str]) -> Iterator[str]:
+    """What the module ties must be tied in the file; the reverse changes no result."""
+    first: dict[int, ModuleTensor] = {}
+    for entry in entries:
+        twin = first.setdefault(id(entry.tensor), entry)
+        if {entry.name, twin.name} <= stored.keys() and stored[entry.name] != stored[twin.name]:
+            yield f"{entry.name} is tied to {twin.name} in the module, not in the checkpoint"

@@ -1,0 +1,77 @@
+"""Open a baked checkpoint: one safetensors file in execution order, aligned, with checksums."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pilotlight_loader.errors import CheckpointError, ChecksumError, HeaderError
+from pilotlight_loader.header import Header, TensorInfo, read_header
+from pilotlight_loader.layout import CHUNK_BYTES, DATA_ALIGN, PAD_PREFIX, TENSOR_ALIGN
+from pilotlight_loader.manifest import Manifest, chunk_count
+from pilotlight_loader.mapping import MappedCheckpoint
+
+
+@dataclass(frozen=True, slots=True)
+class BakedCheckpoint:
+    """A checked baked file; opening reads its header, never its tensors."""
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]  # in execution order, without pads
+    ties: Mapping[str, str]  # alias -> the name under which the tensor is stored
+    metadata: Mapping[str, str]  # what bake() was given
+    nbytes: int  # of the whole file
+    data_start: int
+    checksums: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> BakedCheckpoint:
+        """Raises LayoutVersionError for other files, HeaderError for a broken one."""
+        header = read_header(path)
+        manifest = Manifest.from_metadata(header.metadata, path)
+        nbytes = max((t.end for t in header.tensors.values()), default=header.data_start)
+        tensors = {n: t for n, t in header.tensors.items() if not n.startswith(PAD_PREFIX)}
+        _check_alignment(header, tensors, path)
+        for alias, name in manifest.ties.items():
+            if alias in tensors or name not in tensors:
+                raise HeaderError(path, f"{alias!r} cannot be tied to {name!r}")
+        if len(manifest.checksums) != chunk_count(nbytes - header.data_start):
+            raise HeaderError(path, f"{len(manifest.checksums)} checksums do not fit its size")
+        return cls(
+            path=path,
+            tensors=tensors,
+            ties=manifest.ties,
+            metadata=manifest.extra,
+            nbytes=nbytes,
+            data_start=header.data_start,
+            checksums=manifest.checksums,
+        )
+
+    def map(self) -> MappedCheckpoint:
+        """Map the file. Raises CheckpointError where it has changed its size since."""
+        return MappedCheckpoint(self.path, self.tensors, self.nbytes)
+
+    def verify(self) -> None:
+        """Read all data again. Raises ChecksumError naming the first chunk that differs."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.data_start)
+                for number, expected in enumerate(self.checksums):
+                    if zlib.crc32(file.read(CHUNK_BYTES)) != expected:
+                        start = self.data_start + number * CHUNK_BYTES
+                        raise ChecksumError(
+                            self.path,
+                            f"chunk {number} of {len(self.checksums)}, at byte {start}, is damaged",
+                        )
+        except OSError as error:
+            raise CheckpointError(self.path, f"cannot be read: {error.strerror}") from error
+
+
+def _check_alignment(header: Header, tensors: Mapping[str, TensorInfo], path: Path) -> None:
+    if header.data_start % DATA_ALIGN:
+        raise HeaderError(path, f"its data begins at {header.data_start}, not on {DATA_ALIGN}")
+    for tensor in tensors.values():
+        if tensor.start % TENSOR_ALIGN:
+            raise HeaderError(path, f"{tensor.name!r} does not stand on {TENSOR_ALIGN} bytes")

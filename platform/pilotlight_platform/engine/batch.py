@@ -1,0 +1,111 @@
+"""Rows of one replica that are decoded together.
+
+A request is prefilled alone, without padding, then its keys and values join those of the running
+rows. Rows of different lengths are padded on the *left*, so that they all end in the same column
+and one step appends one column:
+
+    row 0    .  .  .  a  b  c
+    row 1    d  e  f  g  h  i
+
+Shapes: B rows, L columns, V vocabulary; keys and values [B, heads, L, head_dim].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Indices
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from pilotlight_platform.engine.cache import growing
+from pilotlight_platform.engine.sequence import Sequence
+from pilotlight_platform.engine.skeleton import Skeleton
+
+
+def prefill(skeleton: Skeleton, sequence: Sequence) -> tuple[torch.Tensor, DynamicCache]:
+    """Run the prompt of one sequence; logits [V] behind its last token, and its cache."""
+    cache = DynamicCache(config=skeleton.config)
+    inputs: dict[str, Any] = {"logits_to_keep": 1} if skeleton.takes_logits_to_keep else {}
+    ids = torch.tensor([sequence.prompt], device=skeleton.module.device)
+    output = skeleton.module(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
+    return output.logits[0, -1], cache
+
+
+def mergeable(skeleton: Skeleton, cache: DynamicCache) -> bool:
+    """Whether rows may share a cache: full attention in every layer, nothing but keys and values.
+
+    A sliding window would count padding as seen tokens, and a recurrent state has no columns.
+    """
+    return skeleton.batchable and all(
+        type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers
+    )
+
+
+class Batch:
+    """Owns the cache of its rows. A batch of one needs no mask and works with any cache."""
+
+    def __init__(self, skeleton: Skeleton, sequence: Sequence, cache: DynamicCache) -> None:
+        self._skeleton = skeleton
+        self._cache = growing(cache) if mergeable(skeleton, cache) else cache
+        self.rows = [sequence]
+
+    def join(self, sequence: Sequence, cache: DynamicCache) -> None:
+        """Add a prefilled row, whose cache must be `mergeable` like this batch's own."""
+        for ours, theirs in zip(self._cache.layers, cache.layers, strict=True):
+            length = max(ours.keys.shape[-2], theirs.keys.shape[-2])
+            ours.assign(
+                torch.cat([_pad_left(ours.keys, length), _pad_left(theirs.keys, length)]),
+                torch.cat([_pad_left(ours.values, length), _pad_left(theirs.values, length)]),
+            )
+        self.rows.append(sequence)
+
+    def keep(self, indices: Indices[int]) -> None:
+        """Let the other rows leave, and with them the columns that only they needed."""
+        if len(indices) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in indices]
+        if not self.rows:
+            return  # the cache goes with the batch
+        columns = max(row.length for row in self.rows)
+        chosen = torch.tensor(indices, device=self._skeleton.module.device)
+        for layer in self._cache.layers:
+            layer.assign(
+                layer.keys[..., -columns:, :].index_select(0, chosen),
+                layer.values[..., -columns:, :].index_select(0, chosen),
+            )
+
+    def step(self) -> torch.Tensor:
+        """Append every row's last token; logits [B, V] of the next ones."""
+        device = self._skeleton.module.device
+        inputs: dict[str, Any] = {}
+        lengths = torch.tensor([row.length for row in self.rows], device=device)
+        if len(self.rows) > 1:
+            if self._skeleton.takes_position_ids:
+                inputs["position_ids"] = lengths[:, None]
+            inputs["attention_mask"] = _attention_mask(lengths + 1)
+        output = self._skeleton.module(
+            input_ids=torch.tensor([[row.token] for row in self.rows], device=device),
+            past_key_values=self._cache,
+            use_cache=True,
+            **inputs,
+        )
+        for row in self.rows:
+            row.length += 1
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+
+def _pad_left(states: torch.Tensor, length: int) -> torch.Tensor:
+    missing = length - states.shape[-2]
+    return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing else states
+
+
+def _attention_mask(lengths: torch.Tensor) -> torch.Tensor | None:
+    """Ones [B, L] where a row has tokens; None if no row is padded."""
+    longest = int(lengths.max())
+    if int(lengths.min()) == longest:
+        return None
+    columns = torch.arange(longest, device=lengths.device)
+    return (columns >= longest - lengths[:, None]).long()

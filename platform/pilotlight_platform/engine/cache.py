@@ -1,0 +1,55 @@
+"""Keys and values of the running rows, in buffers with room to grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+_ROOM = 64  # columns, at least; long rows get an eighth of their length
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no types
+    """A cache layer that appends in place.
+
+    DynamicLayer copies everything at every step, each time into fresh memory, whose first touch
+    costs more than the copy. Keys and values [B, heads, L, head_dim] are views of the buffers.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.assign(keys, values)
+
+    def assign(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Replace rows and columns; the next `update` makes room."""
+        self.keys = self._key_buffer = keys
+        self.values = self._value_buffer = values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        if end > self._key_buffer.shape[-2]:
+            self._key_buffer = _with_room(self.keys, end)
+            self._value_buffer = _with_room(self.values, end)
+        self._key_buffer[..., start:end, :] = key_states
+        self._value_buffer[..., start:end, :] = value_states
+        self.keys = self._key_buffer[..., :end, :]
+        self.values = self._value_buffer[..., :end, :]
+        return self.keys, self.values
+
+
+def growing(cache: DynamicCache) -> DynamicCache:
+    """*cache* with its layers replaced; they must be plain `DynamicLayer`s that hold something."""
+    cache.layers = [GrowingLayer(layer.keys, layer.values) for layer in cache.layers]
+    return cache
+
+
+def _with_room(states: torch.Tensor, length: int) -> torch.Tensor:
+    *outer, used, width = states.shape
+    buffer = states.new_empty(*outer, length + max(_ROOM, length // 8), width)
+    buffer[..., :used, :] = states
+    return buffer

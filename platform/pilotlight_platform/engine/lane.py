@@ -1,0 +1,162 @@
+"""The requests of one replica, in turns: let one in, then decode one step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import DynamicCache
+
+from pilotlight_platform.engine.batch import Batch, mergeable, prefill
+from pilotlight_platform.engine.replica import Replica
+from pilotlight_platform.engine.sequence import Sequence
+from pilotlight_platform.engine.ticket import Ticket
+from pilotlight_platform.errors import EngineError, PlatformError
+from pilotlight_platform.schemas.generation import GenerationChunk
+from pilotlight_platform.schemas.timeline import Span
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Running:
+    ticket: Ticket
+    sequence: Sequence
+    decode_start_s: float
+    stage_owed: bool  # the cold request's first chunk went out before the last page was read
+
+
+class Lane:
+    """Belongs to the compute thread. Rows that cannot share a cache get a batch each."""
+
+    def __init__(self, replica: Replica, max_batch: int) -> None:
+        self._replica = replica
+        self._skeleton = replica.skeleton
+        self._max_batch = max_batch
+        self._waiting: deque[Ticket] = deque()
+        self._running: dict[Sequence, _Running] = {}
+        self._batches: list[Batch] = []
+        self._cold = True  # no answer since the replica was attached
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def add(self, ticket: Ticket) -> None:
+        self._waiting.append(ticket)
+
+    def turn(self) -> None:
+        """Forget the cancelled, admit at most one request, decode one step of every row.
+
+        Raises:
+            ReplicaGoneError: if the replica has been detached.
+        """
+        with self._replica.in_use():
+            self._reap()
+            if self._waiting and len(self._running) < self._max_batch:
+                self._admit(self._waiting.popleft())
+            for batch in list(self._batches):
+                self._decode(batch)
+            self._batches = [batch for batch in self._batches if batch.rows]
+
+    def fail_all(self, error_for: Callable[[Ticket], PlatformError]) -> None:
+        tickets = [*self._waiting, *(running.ticket for running in self._running.values())]
+        self._waiting.clear()
+        self._running.clear()
+        self._batches.clear()
+        for ticket in tickets:
+            ticket.fail(error_for(ticket))
+
+    def _reap(self) -> None:
+        for ticket in [ticket for ticket in self._waiting if ticket.cancelled]:
+            self._waiting.remove(ticket)
+            ticket.settle()
+        cancelled = [running for running in self._running.values() if running.ticket.cancelled]
+        for running in cancelled:
+            del self._running[running.sequence]
+            running.ticket.settle()
+        if cancelled:
+            for batch in self._batches:
+                self._keep_running(batch)
+            self._batches = [batch for batch in self._batches if batch.rows]
+
+    def _admit(self, ticket: Ticket) -> None:
+        start_s = time.time()
+        try:
+            sequence = Sequence(self._skeleton, ticket.request)
+            logits, cache = prefill(self._skeleton, sequence)
+            chunk = sequence.accept(logits)
+        except Exception as error:  # whatever a model raises is this request's failure alone
+            ticket.fail(_as_platform_error(error, ticket))
+            return
+        assert chunk is not None  # the first token always makes a chunk
+        spans, stage_owed = self._cold_spans()
+        end_s = time.time()
+        spans.append(Span("prefill", start_s, end_s))
+        running = _Running(ticket, sequence, end_s, stage_owed)
+        self._emit(running, replace(chunk, spans=tuple(spans)))
+        if sequence.finish_reason is None:
+            self._running[sequence] = running
+            self._place(sequence, cache)
+
+    def _place(self, sequence: Sequence, cache: DynamicCache) -> None:
+        if self._batches and mergeable(self._skeleton, cache):
+            self._batches[0].join(sequence, cache)
+        else:
+            self._batches.append(Batch(self._skeleton, sequence, cache))
+
+    def _cold_spans(self) -> tuple[list[Span], bool]:
+        if not self._cold:
+            return [], False
+        self._cold = False
+        spans = self._replica.spans
+        return spans, not any(span.name == "stage" for span in spans)
+
+    def _decode(self, batch: Batch) -> None:
+        try:
+            logits = batch.step()
+        except Exception as error:  # takes the rows of this batch with it, nobody else
+            for sequence in batch.rows:
+                ticket = self._running.pop(sequence).ticket
+                ticket.fail(_as_platform_error(error, ticket))
+            batch.keep([])
+            return
+        for sequence, row in zip(batch.rows, logits, strict=True):
+            self._advance(self._running[sequence], row)
+        self._keep_running(batch)
+
+    def _advance(self, running: _Running, logits: torch.Tensor) -> None:
+        try:
+            chunk = running.sequence.accept(logits)
+        except Exception as error:
+            del self._running[running.sequence]
+            running.ticket.fail(_as_platform_error(error, running.ticket))
+            return
+        if running.sequence.finish_reason is not None:
+            del self._running[running.sequence]
+        if chunk is not None:
+            self._emit(running, chunk)
+
+    def _emit(self, running: _Running, chunk: GenerationChunk) -> None:
+        if chunk.finish_reason is None:
+            running.ticket.send(chunk)
+            return
+        spans = [*chunk.spans, Span("decode", running.decode_start_s, time.time())]
+        if running.stage_owed:
+            spans.extend(span for span in self._replica.spans if span.name == "stage")
+        running.ticket.finish(replace(chunk, spans=tuple(spans)))
+
+    def _keep_running(self, batch: Batch) -> None:
+        batch.keep([i for i, sequence in enumerate(batch.rows) if sequence in self._running])
+
+
+def _as_platform_error(error: Exception, ticket: Ticket) -> PlatformError:
+    if isinstance(error, PlatformError):
+        return error
+    logger.error("forward_failed request_id=%s", ticket.request.request_id, exc_info=error)
+    # Not chained: the traceback would keep the cache alive for as long as the error travels.
+    return EngineError(f"the model failed while it ran: {type(error).__name__}: {error}")

@@ -1,0 +1,227 @@
+"""From a user's checkpoint to a baked one. Runs in a process of its own, off the cold path."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+)
+
+from pilotlight_loader import (
+    BakedCheckpoint,
+    Checkpoint,
+    LoaderError,
+    bake,
+    open_checkpoint,
+    record_execution_order,
+)
+from pilotlight_platform.engine.skeleton import WEIGHTS_FILE, context_length, load_tokenizer
+from pilotlight_platform.engine.verify import probe_prompt, verify
+from pilotlight_platform.errors import SourceError
+
+Phase = Literal["check", "load", "bake", "verify"]
+Report = Callable[[Phase, str, int, int], None]  # phase, message, bytes done, bytes in all
+
+_DTYPES = frozenset({"float32", "bfloat16", "float16"})
+
+# What a tokenizer may consist of, beside the weights and config.json.
+_TOKENIZER_PATTERNS = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
+_REMOTE_CODE_FILES = ("config.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class BakedSource:
+    """What is known about a checkpoint once it is baked."""
+
+    source_digest: str
+    dtype: str
+    architecture: str
+    parameters: int  # tied ones once
+    nbytes: int  # of the baked weights
+    context_length: int  # 0: the model names no limit
+
+
+def source_digest(source: Path, report: Report) -> str:
+    """Check *source* and digest it: equal digests bake to equal revisions.
+
+    Raises:
+        SourceError: if the checkpoint cannot be served, naming the file and the reason.
+    """
+    return _digest(_check(source, report)[0], report)
+
+
+def bake_source(
+    source: Path, destination: Path, *, dtype: str, report: Report, digest: str | None = None
+) -> BakedSource:
+    """Bake *source* into the directory *destination*, and try it out as a worker would.
+
+    Pass *digest* if `source_digest` was called before: it is not computed again.
+
+    Raises:
+        SourceError: if the checkpoint cannot be served, naming the file and the reason.
+        VerificationError: if the baked checkpoint does not answer like its source.
+    """
+    checkpoint, config = _check(source, report)
+    if digest is None:
+        digest = _digest(checkpoint, report)
+    report("load", f"loading {type(config).__name__}", 0, checkpoint.nbytes)
+    model, unused = _load(source, dtype)
+    message = f"loaded; {len(unused)} tensors are not used: {unused[:5]}" if unused else "loaded"
+    report("load", message, checkpoint.nbytes, checkpoint.nbytes)
+    used_dtype = str(model.dtype).removeprefix("torch.")
+    _save_side_files(source, destination, model, used_dtype)
+    baked = _bake(model, destination, digest, report)
+    verify(destination, model, report)
+    return BakedSource(
+        source_digest=digest,
+        dtype=used_dtype,
+        architecture=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        nbytes=baked.nbytes,
+        context_length=context_length(config) or 0,
+    )
+
+
+def _check(source: Path, report: Report) -> tuple[Checkpoint, Any]:
+    """Whatever can be known without reading the weights."""
+    report("check", f"checking {source}", 0, 0)
+    if not source.is_dir():
+        raise SourceError(f"{source}: no such directory")
+    try:
+        checkpoint = open_checkpoint(source)
+    except LoaderError as error:
+        raise SourceError(str(error)) from error
+    _refuse_remote_code(source)
+    return checkpoint, _read_config(source)
+
+
+def _refuse_remote_code(source: Path) -> None:
+    for name in _REMOTE_CODE_FILES:
+        if (source / name).is_file() and "auto_map" in _read_json(source / name):
+            raise SourceError(
+                f"{source / name}: asks for the model's own code (auto_map), which is not run; "
+                "if transformers has this architecture itself, remove auto_map"
+            )
+
+
+def _read_config(source: Path) -> Any:
+    path = source / "config.json"
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file")
+    raw = _read_json(path)
+    model_type = raw.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise SourceError(f"{path}: model_type {model_type!r} is not known to transformers")
+    if "quantization_config" in raw:
+        raise SourceError(f"{path}: quantized checkpoints come later; give the original weights")
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each config class validates in its own way
+        raise SourceError(f"{path}: {error}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        raise SourceError(f"{path}: {model_type!r} is no causal language model")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise SourceError(f"{path}: not a JSON object")
+    return content
+
+
+def _digest(checkpoint: Checkpoint, report: Report) -> str:
+    try:
+        return checkpoint.digest(
+            lambda done, total: report("check", "reading the checkpoint", done, total)
+        )
+    except LoaderError as error:
+        raise SourceError(str(error)) from error
+
+
+def _load(source: Path, dtype: str) -> tuple[Any, list[str]]:
+    """The source model and the names in the checkpoint that it does not use.
+
+    It is complete: a weight that transformers makes up at random would be served silently.
+    """
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise SourceError(f"dtype {dtype!r}: not one of auto, {', '.join(sorted(_DTYPES))}")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    except Exception as error:  # transformers raises all kinds
+        raise SourceError(f"{source}: {type(error).__name__}: {error}") from error
+    for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if info[problem]:
+            names = ", ".join(sorted(map(str, info[problem]))[:5])
+            kind = problem.replace("_", " ")
+            raise SourceError(f"{source}: {len(info[problem])} {kind}, such as {names}")
+    return model.eval().requires_grad_(False), sorted(info["unexpected_keys"])
+
+
+def _save_side_files(source: Path, destination: Path, model: Any, dtype: str) -> None:
+    model.config.dtype = dtype
+    model.config.save_pretrained(destination)
+    if (source / "generation_config.json").is_file():
+        shutil.copyfile(source / "generation_config.json", destination / "generation_config.json")
+    try:
+        tokenizer = load_tokenizer(source)
+    except Exception as error:  # each tokenizer class fails in its own way
+        raise SourceError(f"{source}: the tokenizer cannot be loaded: {error}") from error
+    if tokenizer is None:
+        return
+    for pattern in _TOKENIZER_PATTERNS:
+        for path in source.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, destination / path.name)
+    if not (source / "tokenizer.json").is_file():
+        # Converting a sentencepiece model takes seconds: once here, not in every worker.
+        tokenizer.save_pretrained(destination)
+
+
+def _bake(model: Any, destination: Path, digest: str, report: Report) -> BakedCheckpoint:
+    ids = torch.tensor([probe_prompt(model.get_input_embeddings().num_embeddings)])
+    report("bake", "recording the order of execution", 0, 0)
+    try:
+        with torch.no_grad():
+            order = record_execution_order(model, lambda: model(input_ids=ids, use_cache=False))
+    except Exception as error:  # whatever the architecture raises
+        raise SourceError(f"the model cannot run: {type(error).__name__}: {error}") from error
+    try:
+        return bake(
+            model,
+            destination / WEIGHTS_FILE,
+            order=order,
+            metadata={"source_digest": digest},
+            progress=lambda done, total: report("bake", "writing the weights", done, total),
+        )
+    except LoaderError as error:
+        raise SourceError(f"cannot bake: {error}") from error

@@ -1,0 +1,106 @@
+"""Deploying a model: bake in a process of its own, verify there, then make it live."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+from pilotlight_platform.baking import BakeCall, BakeStep, remove_unused
+from pilotlight_platform.errors import DeployError, OverloadedError, PlatformError, SourceError
+from pilotlight_platform.scheduler_client import SchedulerClient
+from pilotlight_platform.schemas.model import DeployProgress, ModelRecord, ModelSpec
+from pilotlight_platform.settings import Settings
+from pilotlight_platform.worker_pool import remote_items
+
+logger = logging.getLogger("pilotlight.gateway")
+
+_MAX_DEPLOYS = 8  # waiting ones included; a bake may hold a whole model in memory
+_BAKE_TIMEOUT_S = 6 * 3600.0
+
+
+class Deploys:
+    """One deploy at a time: bakes are bound by memory and disk, not by cores."""
+
+    def __init__(self, settings: Settings, scheduler: SchedulerClient) -> None:
+        self._settings = settings
+        self._scheduler = scheduler
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._tidying: asyncio.Task[None] | None = None  # kept: a task needs a reference
+
+    async def run(
+        self, spec: ModelSpec
+    ) -> AsyncGenerator[DeployProgress | tuple[ModelRecord, bool, int]]:
+        """Progress, then the live record, whether its checkpoint was reused, the table's version.
+
+        Raises DeployError, StoreError, OverloadedError; what was live before still is then.
+        """
+        if self._waiting >= _MAX_DEPLOYS:
+            raise OverloadedError(f"{_MAX_DEPLOYS} deploys wait already.", retry_after_s=30.0)
+        self._waiting += 1
+        try:
+            async with self._turn:
+                try:
+                    async with aclosing(self._bake_and_publish(spec)) as steps:
+                        async for step in steps:
+                            yield step
+                except (asyncio.CancelledError, GeneratorExit):
+                    # The client has gone, and its server cancels every wait in here: tidy up
+                    # in a task of its own, which takes the next turn.
+                    self._tidying = asyncio.create_task(self.collect())
+                    raise
+                except PlatformError:
+                    await self._remove_unused()
+                    raise
+                await self._remove_unused()
+        finally:
+            self._waiting -= 1
+
+    async def collect(self) -> None:
+        """Remove the checkpoints that no model uses; waits for deploys that may reuse one."""
+        async with self._turn:
+            await self._remove_unused()
+
+    async def _remove_unused(self) -> None:
+        try:
+            used = await self._scheduler.checkpoints_in_use()
+        except PlatformError as error:  # they go after the next deploy, or at the next start
+            logger.warning("collect_skipped reason=%s", error)
+            return
+        await asyncio.to_thread(remove_unused, self._settings.checkpoints_dir, used)
+
+    async def _bake_and_publish(
+        self, spec: ModelSpec
+    ) -> AsyncGenerator[DeployProgress | tuple[ModelRecord, bool, int]]:
+        if not Path(spec.source).is_absolute():
+            raise SourceError(f"source {spec.source!r} must be an absolute path of this machine")
+        async with aclosing(self._bake(spec)) as steps:
+            async for step in steps:
+                if isinstance(step, DeployProgress):
+                    yield step
+                    continue
+                revision, reused = step
+                yield DeployProgress(phase="prepare", message="preparing it on every worker")
+                at_s = time.time()
+                record = ModelRecord(
+                    spec=spec, revision=revision, created_at_s=at_s, updated_at_s=at_s
+                )
+                yield record, reused, await self._scheduler.put_model(record)
+
+    async def _bake(self, spec: ModelSpec) -> AsyncGenerator[BakeStep]:
+        call = BakeCall(spec, self._settings.checkpoints_dir)
+        try:
+            async with asyncio.timeout(_BAKE_TIMEOUT_S):
+                async with aclosing(remote_items(call, "baking")) as steps:
+                    async for step in steps:
+                        yield step
+        except TimeoutError as error:
+            raise DeployError(f"baking took longer than {_BAKE_TIMEOUT_S / 3600:g} h") from error
+        except PlatformError as error:
+            if isinstance(error, DeployError):
+                raise
+            raise DeployError(f"the baking process failed: {error.message}") from error

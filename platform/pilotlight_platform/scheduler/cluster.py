@@ -1,0 +1,213 @@
+"""The scheduler's picture of the cluster, and its translation into what the policy sees."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from pilotlight_autoscaler import (
+    ClusterSnapshot,
+    ModelSnapshot,
+    Phase,
+    ReplicaSnapshot,
+    Unplaced,
+)
+from pilotlight_autoscaler import WorkerSnapshot as WorkerView
+from pilotlight_platform.schemas.cluster import (
+    AttachOrder,
+    ReplicaReport,
+    Route,
+    RouteReplica,
+    RoutingTable,
+    WorkerInfo,
+    WorkerReport,
+)
+from pilotlight_platform.schemas.model import ModelRecord
+
+# A gateway repeats its demand every second while requests wait; what it has not repeated for
+# this long is forgotten, so that a dead gateway leaves no demand behind.
+DEMAND_TTL_S = 5.0
+_RATE_WINDOW_S = 300.0
+
+
+@dataclass(slots=True)
+class Demand:
+    """Requests that wait in one gateway for one model."""
+
+    queued: int
+    since_s: float
+    repeated_s: float
+
+
+@dataclass(slots=True)
+class Model:
+    """A live model and what is known of its use. Times are Unix seconds."""
+
+    record: ModelRecord
+    demand: dict[str, Demand] = field(default_factory=dict)  # by gateway
+    cold_start_s: float = 1.0
+    used_s: float = 0.0
+    uses_per_s: float = 0.0  # exponentially decayed rate of cold requests and busy spells
+    failures: int = 0
+    retry_at_s: float = 0.0
+    last_error: str | None = None
+
+    @property
+    def revision_id(self) -> str:
+        return self.record.revision.id
+
+    def want(self, gateway: str, queued: int, now_s: float) -> None:
+        known = self.demand.get(gateway)
+        if queued == 0:
+            self.demand.pop(gateway, None)
+        elif known is None:
+            self.demand[gateway] = Demand(queued, now_s, now_s)
+        else:
+            known.queued, known.repeated_s = queued, now_s
+
+    def mark_used(self, now_s: float) -> None:
+        age_s = now_s - self.used_s
+        self.uses_per_s = (
+            self.uses_per_s * max(0.0, 1 - age_s / _RATE_WINDOW_S) + 1 / _RATE_WINDOW_S
+        )
+        self.used_s = now_s
+
+    def snapshot(self, now_s: float) -> ModelSnapshot:
+        self.demand = {
+            gateway: demand
+            for gateway, demand in self.demand.items()
+            if now_s - demand.repeated_s < DEMAND_TTL_S
+        }
+        live = self.demand.values()
+        return ModelSnapshot(
+            name=self.record.spec.name,
+            revision_id=self.revision_id,
+            nbytes=self.record.revision.nbytes,
+            config=self.record.spec.autoscaling,
+            queued=sum(d.queued for d in live),
+            oldest_queued_since_s=min((d.since_s for d in live), default=None),
+            cold_start_s=self.cold_start_s,
+            last_used_s=self.used_s,
+            requests_per_s=self.uses_per_s,
+            retry_at_s=self.retry_at_s,
+        )
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """A registered worker: its last report, and the orders that it has not reported yet."""
+
+    info: WorkerInfo
+    report: WorkerReport = field(default_factory=WorkerReport)
+    orders: dict[str, tuple[AttachOrder, float]] = field(default_factory=dict)  # by revision
+    leaving: set[str] = field(default_factory=set)  # revisions with a detach under way
+
+    def observe(self, report: WorkerReport) -> None:
+        """Take over *report* unless a later one is known: they travel in several ways."""
+        if report.number > self.report.number:
+            self.report = report
+
+    def replicas(self) -> list[ReplicaReport]:
+        """What is here, on its way, or about to go: those count as draining until they have."""
+        going = {victim for order, _ in self.orders.values() for victim in order.evict}
+        going |= self.leaving
+        here = {
+            r.revision_id: replace(r, phase="draining") if r.revision_id in going else r
+            for r in self.report.replicas
+        }
+        for revision_id, (order, at_s) in self.orders.items():
+            here.setdefault(
+                revision_id,
+                ReplicaReport(order.model, revision_id, order.nbytes, "attaching", at_s, 0, None),
+            )
+        return list(here.values())
+
+    def snapshot(self) -> WorkerView:
+        info = self.info
+        return WorkerView(
+            info.worker_id,
+            info.node_id,
+            info.capacity_bytes,
+            info.max_replicas,
+            tuple(_replica_view(r) for r in self.replicas()),
+        )
+
+
+def _replica_view(report: ReplicaReport) -> ReplicaSnapshot:
+    return ReplicaSnapshot(
+        model=report.model,
+        revision_id=report.revision_id,
+        nbytes=report.nbytes,
+        phase=Phase(report.phase),
+        since_s=report.since_s,
+        ongoing=report.ongoing,
+        idle_since_s=report.idle_since_s,
+    )
+
+
+class Cluster:
+    """Workers and models as the scheduler knows them. Values only: no calls, no waiting."""
+
+    def __init__(self, records: dict[str, ModelRecord]) -> None:
+        self.models = {name: Model(record) for name, record in records.items()}
+        self.workers: dict[str, WorkerState] = {}
+        self.unplaced: dict[str, Unplaced] = {}  # of the last decision, by model
+
+    def snapshot(self, now_s: float) -> ClusterSnapshot:
+        """The workers, and the models that could need something: not the ones at rest at zero."""
+        workers = tuple(worker.snapshot() for worker in self.workers.values())
+        attached = {replica.model for worker in workers for replica in worker.replicas}
+        active = tuple(
+            model.snapshot(now_s)
+            for name, model in self.models.items()
+            if model.demand or name in attached or model.record.spec.autoscaling.min_replicas
+        )
+        return ClusterSnapshot(workers, active)
+
+    def replicas(self) -> dict[str, tuple[RouteReplica, ...]]:
+        """Where each model's current revision is or will be, ready ones first."""
+        found: dict[str, list[RouteReplica]] = {}
+        for worker_id, worker in self.workers.items():
+            for replica in worker.replicas():
+                model = self.models.get(replica.model)
+                current = model is not None and replica.revision_id == model.revision_id
+                if current and replica.phase != "draining":
+                    route = RouteReplica(worker_id, replica.phase == "ready")
+                    found.setdefault(replica.model, []).append(route)
+        return {name: tuple(sorted(rs, key=lambda r: not r.ready)) for name, rs in found.items()}
+
+    def route(self, name: str, replicas: tuple[RouteReplica, ...]) -> Route:
+        unplaced = self.unplaced.get(name)
+        return Route(self.models[name].record, replicas, unplaced.reason if unplaced else None)
+
+    def routing_table(self, version: int) -> RoutingTable:
+        replicas = self.replicas()
+        return RoutingTable(
+            version,
+            {name: self.route(name, replicas.get(name, ())) for name in self.models},
+            tuple(worker.info for worker in self.workers.values()),
+        )
+
+    def demand_expires_s(self) -> float | None:
+        """When the first demand that is not repeated will be forgotten."""
+        repeated = [d.repeated_s for model in self.models.values() for d in model.demand.values()]
+        return min(repeated) + DEMAND_TTL_S if repeated else None
+
+    def largest_worker_bytes(self) -> int | None:
+        """What the largest worker can hold; None without workers."""
+        return max((w.info.capacity_bytes for w in self.workers.values()), default=None)
+
+    def checkpoints_in_use(self) -> set[str]:
+        """Directories that are live, or that a worker is about to map."""
+        attaching = {order.path for w in self.workers.values() for order, _ in w.orders.values()}
+        return set(self.live_revisions().values()) | attaching
+
+    def live_revisions(self) -> dict[str, str]:
+        """Path of each live revision by its id."""
+        revisions = (model.record.revision for model in self.models.values())
+        return {revision.id: revision.path for revision in revisions}
+
+
+def now() -> float:
+    """Unix seconds: workers on other nodes report theirs, and idle times are compared to it."""
+    return time.time()

@@ -1,0 +1,352 @@
+"""The scheduler: observe, decide, apply. It acts on events; the policy says when to look again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from ray import serve
+
+from pilotlight_autoscaler import Attach, Detach, decide
+from pilotlight_platform.errors import (
+    AttachError,
+    DeployError,
+    EvictionRefusedError,
+    ModelNotFoundError,
+    PlatformError,
+    ReplicaGoneError,
+    WorkerLostError,
+)
+from pilotlight_platform.latest import Latest
+from pilotlight_platform.logs import log_to
+from pilotlight_platform.names import APP, WORKER
+from pilotlight_platform.scheduler.cluster import Cluster, Model, WorkerState, now
+from pilotlight_platform.scheduler.status import model_statuses, worker_statuses
+from pilotlight_platform.schemas.cluster import (
+    AttachOrder,
+    Route,
+    RoutingTable,
+    WorkerInfo,
+    WorkerReport,
+)
+from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, Revision, WorkerStatus
+from pilotlight_platform.settings import Settings
+from pilotlight_platform.store.redis_store import RedisStore, read_models
+from pilotlight_platform.worker_pool import WorkerPool, within
+
+logger = logging.getLogger("pilotlight.scheduler")
+
+_PLACE_WAIT_S = 1.0  # a gateway asks again while requests wait
+_ATTACH_TIMEOUT_S = 600.0  # 13 GB from a slow disk; a dead worker is noticed at once
+_CALL_TIMEOUT_S = 30.0
+_PREPARE_TIMEOUT_S = 120.0
+_JOIN_TIMEOUT_S = 30.0  # Serve lists a new replica for routing a little after it has started
+_JOIN_RETRY_S = 0.05
+_RETRY_MAX_S = 30.0
+_TABLE_DELAY_S = 0.05
+_REFUSED_WAIT_S = 0.2  # a worker's report is at most 0.1 s late
+
+
+class Scheduler:
+    """Ray Serve deployment, one replica. The only writer of models, orders and the store."""
+
+    def __init__(self, settings: Settings, redis_url: str) -> None:
+        log_to(settings.log_dir, "scheduler")
+        self._store = RedisStore(redis_url)
+        self._cluster = Cluster(read_models(redis_url))
+        self._table = Latest(self._cluster.routing_table(0))
+        self._wake: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._published: object = None
+        self._publishing: asyncio.TimerHandle | None = None
+        self._placed = asyncio.Event()  # set and replaced whenever replicas change
+        self._pool: WorkerPool | None = None
+        self._changing = asyncio.Lock()  # of models: memory and store change together
+
+    # ── workers ──────────────────────────────────────────────────────────────────────────────
+
+    async def attend(self, info: WorkerInfo) -> None:
+        """A worker's introduction; returns when the worker's reports have stopped."""
+        logger.info("worker_joined id=%s pid=%d", info.worker_id, info.pid)
+        try:
+            await self._follow(info)
+        except PlatformError as error:
+            logger.warning("worker_lost id=%s reason=%s", info.worker_id, error)
+        finally:
+            if self._cluster.workers.pop(info.worker_id, None) is not None:
+                self._step()
+
+    async def _follow(self, info: WorkerInfo) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _JOIN_TIMEOUT_S
+        while True:
+            try:
+                async for report in self._workers().reports(info.worker_id):
+                    self._observe(info, report)
+                return
+            except ReplicaGoneError:
+                if info.worker_id in self._cluster.workers or loop.time() > deadline:
+                    raise
+                await asyncio.sleep(_JOIN_RETRY_S)
+
+    def _observe(self, info: WorkerInfo, report: WorkerReport) -> None:
+        worker = self._cluster.workers.get(info.worker_id)
+        if worker is None:
+            worker = self._cluster.workers[info.worker_id] = WorkerState(info)
+            self._spawn(self._prepare_all(worker))
+        busy_before = {r.revision_id for r in worker.report.replicas if r.ongoing}
+        worker.observe(report)
+        for replica in report.replicas:
+            model = self._cluster.models.get(replica.model)
+            if model is not None and replica.ongoing and replica.revision_id not in busy_before:
+                model.mark_used(now())
+        self._step()
+
+    async def _prepare_all(self, worker: WorkerState) -> None:
+        for revision_id, path in self._cluster.live_revisions().items():
+            try:
+                await self._prepare(worker, revision_id, path)
+            except WorkerLostError:
+                return
+            except (PlatformError, TimeoutError) as error:
+                logger.error("prepare_failed revision=%s reason=%s", revision_id, error)
+
+    async def _prepare(self, worker: WorkerState, revision_id: str, path: str) -> None:
+        prepared = self._workers().prepare(worker.info.worker_id, revision_id, path)
+        await within(_PREPARE_TIMEOUT_S, prepared)
+
+    def _workers(self) -> WorkerPool:
+        # Lazily: workers hold a handle to the scheduler, so theirs exists only after ours.
+        if self._pool is None:
+            self._pool = WorkerPool(serve.get_deployment_handle(WORKER, app_name=APP))
+        return self._pool
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────
+
+    async def place(self, gateway: str, name: str, queued: int) -> Route:
+        """Note that *queued* requests wait at *gateway*, and answer where they can go.
+
+        Waits up to 1 s for a first replica; the route may come without one, and says why then.
+        Raises ModelNotFoundError, AttachError if the model cannot be attached anywhere.
+        """
+        model = self._model(name)
+        model.want(gateway, queued, now())
+        self._step()
+        try:
+            async with asyncio.timeout(_PLACE_WAIT_S):
+                while not (found := self._cluster.replicas().get(name, ())) and queued:
+                    self._raise_if_hopeless(name)
+                    await self._placed.wait()
+        except TimeoutError:
+            pass
+        self._model(name)  # it may have been deleted meanwhile
+        return self._cluster.route(name, found)
+
+    def _model(self, name: str) -> Model:
+        model = self._cluster.models.get(name)
+        if model is None:
+            raise ModelNotFoundError(f"There is no model {name!r}: `pilotlight list` shows them.")
+        return model
+
+    def _raise_if_hopeless(self, name: str) -> None:
+        model = self._model(name)
+        unplaced = self._cluster.unplaced.get(name)
+        if unplaced is not None and unplaced.permanent:
+            raise AttachError(f"Model {name!r}: {unplaced.reason}")
+        wait_s = model.retry_at_s - now()
+        if wait_s > 0:
+            raise AttachError(f"{model.last_error} (next try in {wait_s:.0f} s)")
+
+    async def watch(self) -> AsyncIterator[RoutingTable]:
+        """The routing table, now and after each change."""
+        async for table in self._table.values():
+            yield table
+
+    # ── admin ────────────────────────────────────────────────────────────────────────────────
+
+    async def put_model(self, record: ModelRecord) -> int:
+        """Make *record* live on every worker; returns the table's version that shows it.
+
+        Raises StoreError, DeployError; the model that was live before stays so then.
+        """
+        async with self._changing:
+            self._check_size(record)
+            await self._prepare_everywhere(record.revision)
+            return await self._publish_model(record)
+
+    def _check_size(self, record: ModelRecord) -> None:
+        largest = self._cluster.largest_worker_bytes()
+        nbytes = record.revision.nbytes
+        if largest is not None and nbytes > largest:
+            raise DeployError(
+                f"the model has {nbytes / 1e9:.1f} GB of weights, the largest worker holds "
+                f"{largest / 1e9:.1f} GB (PILOTLIGHT_WORKER_CAPACITY_BYTES)"
+            )
+
+    async def _prepare_everywhere(self, revision: Revision) -> None:
+        workers = list(self._cluster.workers.values())
+        outcomes = await asyncio.gather(
+            *(self._prepare(worker, revision.id, revision.path) for worker in workers),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            # A worker that has died meanwhile is no reason against the model.
+            if isinstance(outcome, AttachError | TimeoutError):
+                raise DeployError(f"a worker cannot prepare it: {outcome}") from outcome
+
+    async def _publish_model(self, record: ModelRecord) -> int:
+        name = record.spec.name
+        old = self._cluster.models.get(name)
+        if old is not None:
+            record = record.model_copy(update={"created_at_s": old.record.created_at_s})
+        await self._store.put_model(record)
+        model = self._cluster.models[name] = Model(record)
+        if old is not None:
+            model.demand, model.used_s = old.demand, old.used_s
+            self._retire(old.record.revision)
+        for worker in self._cluster.workers.values():  # the ones that came meanwhile
+            self._spawn(self._prepare_late(worker, record.revision))
+        self._step(routes_changed=True)
+        return self._table.value.version
+
+    async def delete_model(self, name: str) -> int:
+        """Take *name* out of service at once; running streams finish. Raises ModelNotFoundError."""
+        async with self._changing:
+            model = self._model(name)
+            await self._store.delete_model(name)
+            self._cluster.models.pop(name, None)
+            self._retire(model.record.revision)
+            self._step(routes_changed=True)
+            return self._table.value.version
+
+    async def checkpoints_in_use(self) -> set[str]:
+        """Directories that must not be removed."""
+        return self._cluster.checkpoints_in_use()
+
+    def _retire(self, revision: Revision) -> None:
+        """Drop the skeletons of a revision that is no longer live."""
+        if revision.id not in self._cluster.live_revisions():
+            for worker in self._cluster.workers.values():
+                self._spawn(self._forget(worker.info.worker_id, revision.id))
+
+    async def _prepare_late(self, worker: WorkerState, revision: Revision) -> None:
+        try:
+            await self._prepare(worker, revision.id, revision.path)
+        except (PlatformError, TimeoutError) as error:
+            logger.error("prepare_failed revision=%s reason=%s", revision.id, error)
+
+    async def _forget(self, worker_id: str, revision_id: str) -> None:
+        try:
+            await within(_CALL_TIMEOUT_S, self._workers().forget(worker_id, revision_id))
+        except (PlatformError, TimeoutError) as error:
+            logger.warning("forget_failed worker=%s reason=%s", worker_id, error)
+
+    async def models(self) -> list[ModelStatus]:
+        return model_statuses(self._cluster, now())
+
+    async def workers(self) -> list[WorkerStatus]:
+        return worker_statuses(self._cluster)
+
+    # ── observe → decide → apply ─────────────────────────────────────────────────────────────
+
+    def _step(self, *, routes_changed: bool = False) -> None:
+        decision = decide(self._cluster.snapshot(now()), now())
+        self._cluster.unplaced = {unplaced.model: unplaced for unplaced in decision.unplaced}
+        for attach in decision.attach:
+            self._order_attach(attach)
+        for detach in decision.detach:
+            self._order_detach(detach)
+        wakes = (decision.wake_at_s, self._cluster.demand_expires_s())
+        self._look_again(min((at_s for at_s in wakes if at_s is not None), default=None))
+        self._publish(routes_changed)
+
+    def _look_again(self, wake_at_s: float | None) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if wake_at_s is not None:
+            # At least 1 ms ahead: the wall clock may lag a little behind the loop's.
+            delay_s = max(0.001, wake_at_s - now())
+            self._wake = asyncio.get_running_loop().call_later(delay_s, self._step)
+
+    def _publish(self, routes_changed: bool) -> None:
+        self._placed.set()
+        self._placed = asyncio.Event()
+        if routes_changed:
+            self._publish_table(force=True)
+        elif self._publishing is None:
+            # Soon, not at once: who waits for a replica has it from `place`, and what is sent
+            # meanwhile runs on the cores that compute the first token.
+            loop = asyncio.get_running_loop()
+            self._publishing = loop.call_later(_TABLE_DELAY_S, self._publish_table)
+
+    def _publish_table(self, *, force: bool = False) -> None:
+        if self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
+        routes = (self._cluster.replicas(), tuple(self._cluster.workers))
+        if force or routes != self._published:
+            self._published = routes
+            self._table.set(self._cluster.routing_table(self._table.value.version + 1))
+
+    def _order_attach(self, attach: Attach) -> None:
+        model = self._cluster.models[attach.model]
+        revision = model.record.revision
+        worker = self._cluster.workers[attach.worker_id]
+        order = AttachOrder(attach.model, revision.id, revision.path, revision.nbytes, attach.evict)
+        worker.orders[revision.id] = (order, now())
+        logger.info(
+            "attach model=%s worker=%s reason=%s", attach.model, attach.worker_id, attach.reason
+        )
+        self._spawn(self._attach(worker, model, order))
+
+    async def _attach(self, worker: WorkerState, model: Model, order: AttachOrder) -> None:
+        began_s = now()
+        worker_id = worker.info.worker_id
+        try:
+            report = await within(_ATTACH_TIMEOUT_S, self._workers().attach(worker_id, order))
+        except EvictionRefusedError as error:
+            # The report that shows the busy victim is under way: decide on that one.
+            logger.info("attach_refused model=%s reason=%s", order.model, error)
+            await asyncio.sleep(_REFUSED_WAIT_S)
+        except (WorkerLostError, ReplicaGoneError) as error:
+            logger.warning("worker_lost id=%s reason=%s", worker_id, error)
+            if self._cluster.workers.get(worker_id) is worker:
+                del self._cluster.workers[worker_id]
+        except (PlatformError, TimeoutError) as error:
+            model.failures += 1
+            model.retry_at_s = now() + min(_RETRY_MAX_S, 0.5 * 2 ** min(model.failures, 10))
+            model.last_error = str(error) or "attaching took too long"
+            logger.error("attach_failed model=%s reason=%s", order.model, model.last_error)
+        else:
+            model.failures, model.retry_at_s, model.last_error = 0, 0.0, None
+            model.cold_start_s = 0.5 * model.cold_start_s + 0.5 * (now() - began_s)
+            worker.observe(report)
+        finally:
+            worker.orders.pop(order.revision_id, None)
+            self._step()
+
+    def _order_detach(self, detach: Detach) -> None:
+        worker = self._cluster.workers[detach.worker_id]
+        worker.leaving.add(detach.revision_id)
+        logger.info(
+            "detach model=%s worker=%s reason=%s", detach.model, detach.worker_id, detach.reason
+        )
+        self._spawn(self._detach(worker, detach.revision_id))
+
+    async def _detach(self, worker: WorkerState, revision_id: str) -> None:
+        try:
+            detached = self._workers().detach(worker.info.worker_id, revision_id)
+            worker.observe(await within(_CALL_TIMEOUT_S, detached))
+        except (PlatformError, TimeoutError) as error:
+            logger.warning("detach_failed revision=%s reason=%s", revision_id, error)
+        finally:
+            worker.leaving.discard(revision_id)
+            self._step()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

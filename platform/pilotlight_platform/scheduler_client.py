@@ -1,0 +1,62 @@
+"""The scheduler as the gateway calls it: bounded, and with the platform's errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from pilotlight_platform.errors import OverloadedError
+from pilotlight_platform.schemas.cluster import Route, RoutingTable
+from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, WorkerStatus
+from pilotlight_platform.worker_pool import call, ray_errors, remote_items, within
+
+_CALL_TIMEOUT_S = 10.0
+_PUT_TIMEOUT_S = 180.0  # builds the skeleton on every worker
+_WHAT = "scheduler"
+
+
+class SchedulerClient:
+    """Raises WorkerLostError while the scheduler restarts, OverloadedError if it is too slow."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def place(self, gateway: str, name: str, queued: int) -> Route:
+        route: Route = await self._call("place", gateway, name, queued)
+        return route
+
+    async def watch(self) -> AsyncIterator[RoutingTable]:
+        stream = call(self._handle.options(stream=True).watch)
+        async for table in remote_items(stream, _WHAT):
+            yield table
+
+    async def put_model(self, record: ModelRecord) -> int:
+        version: int = await self._call("put_model", record, timeout_s=_PUT_TIMEOUT_S)
+        return version
+
+    async def delete_model(self, name: str) -> int:
+        version: int = await self._call("delete_model", name)
+        return version
+
+    async def checkpoints_in_use(self) -> set[str]:
+        paths: set[str] = await self._call("checkpoints_in_use")
+        return paths
+
+    async def models(self) -> list[ModelStatus]:
+        found: list[ModelStatus] = await self._call("models")
+        return found
+
+    async def workers(self) -> list[WorkerStatus]:
+        found: list[WorkerStatus] = await self._call("workers")
+        return found
+
+    async def _call(self, method: str, *args: Any, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
+        with ray_errors(_WHAT):
+            try:
+                return await within(timeout_s, call(getattr(self._handle, method), *args))
+            except TimeoutError as error:
+                raise OverloadedError(
+                    f"The scheduler did not answer `{method}` within {timeout_s:g} s."
+                ) from error

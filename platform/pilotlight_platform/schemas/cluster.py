@@ -1,0 +1,80 @@
+"""What gateway, scheduler and workers tell each other. Times are Unix seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pilotlight_platform.schemas.model import ModelRecord
+
+ReplicaPhase = Literal["attaching", "ready", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A warm worker, as it introduces itself."""
+
+    worker_id: str  # Serve's replica id: the router targets it
+    node_id: str
+    pid: int
+    threads: int
+    capacity_bytes: int
+    max_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReport:
+    """One revision in a worker."""
+
+    model: str
+    revision_id: str
+    nbytes: int
+    phase: ReplicaPhase
+    since_s: float
+    ongoing: int
+    idle_since_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """The whole truth about one worker; a later report replaces the ones before."""
+
+    number: int = 0  # counts up: reports travel in several ways, an older one may arrive later
+    replicas: tuple[ReplicaReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttachOrder:
+    """Detach the idle revisions in *evict*, then attach *revision_id*."""
+
+    model: str
+    revision_id: str
+    path: str
+    nbytes: int
+    evict: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteReplica:
+    """Where a model can be reached."""
+
+    worker_id: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A live model and its replicas of the current revision."""
+
+    record: ModelRecord
+    replicas: tuple[RouteReplica, ...] = ()
+    waiting_for: str | None = None  # why there is none yet, if one was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """Every live model; each table replaces the one before."""
+
+    version: int = 0
+    routes: dict[str, Route] = field(default_factory=dict)
+    workers: tuple[WorkerInfo, ...] = ()

@@ -1,0 +1,123 @@
+"""Models as the user writes them, and as the platform reports and keeps them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from pilotlight_autoscaler.config import AutoscalingConfig
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+ModelState = Literal["zero", "attaching", "ready", "failed"]
+
+
+class ModelSpec(BaseModel):
+    """A model file: what to serve, from where, and how it scales."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Pilotlight model file")
+
+    version: Literal[1] = Field(1, description="Version of this file's format.")
+    name: ModelName = Field(description="Endpoint name: lower case letters, digits, '.', '_', '-'.")
+    source: str = Field(
+        min_length=1, description="Directory of a Hugging Face checkpoint in safetensors."
+    )
+    revision: str | None = Field(
+        None, description="Label kept with the revision, e.g. a git commit."
+    )
+    task: Literal["text-generation"] = Field("text-generation", description="What the model does.")
+    dtype: Dtype = Field("auto", description="Weights' type; auto keeps the checkpoint's own.")
+    autoscaling: AutoscalingConfig = Field(
+        default_factory=AutoscalingConfig, description="Replicas, limits and idle time."
+    )
+
+
+class Revision(BaseModel):
+    """One immutable version of a model: a baked checkpoint and where it came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str  # content address: digest of the source and of all that shaped the bake
+    path: str  # directory of the baked checkpoint on this node
+    source: str
+    source_digest: str
+    label: str | None = None
+    dtype: str
+    architecture: str
+    parameters: int
+    nbytes: int  # of the baked weights
+    context_length: int
+    created_at_s: float
+
+
+class ModelRecord(BaseModel):
+    """What the store keeps of a live model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: ModelSpec
+    revision: Revision
+    created_at_s: float
+    updated_at_s: float
+
+
+class ReplicaStatus(BaseModel):
+    worker_id: str
+    revision_id: str
+    phase: Literal["attaching", "ready", "draining"]
+    ongoing: int
+
+
+class ModelStatus(BaseModel):
+    """What the admin API answers for one model."""
+
+    name: str
+    state: ModelState
+    record: ModelRecord
+    queued: int
+    replicas: list[ReplicaStatus]
+    last_error: str | None = None
+
+
+class WorkerStatus(BaseModel):
+    worker_id: str
+    node_id: str
+    pid: int
+    threads: int
+    capacity_bytes: int
+    attached: list[str]  # model names
+
+
+class PlatformStatus(BaseModel):
+    """What `/api/status` answers."""
+
+    version: str
+    uptime_s: float
+    workers: list[WorkerStatus]
+    models: list[ModelStatus]
+
+
+class DeployProgress(BaseModel):
+    """One step of a deploy; the last one of its phase has ``done == total``."""
+
+    event: Literal["progress"] = "progress"
+    phase: Literal["check", "load", "bake", "verify", "prepare"]
+    message: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class DeployLive(BaseModel):
+    event: Literal["live"] = "live"
+    model: ModelStatus
+    reused: bool  # the baked checkpoint was there already
+
+
+class DeployFailed(BaseModel):
+    event: Literal["error"] = "error"
+    code: str
+    message: str
+
+
+DeployEvent = Annotated[DeployProgress | DeployLive | DeployFailed, Field(discriminator="event")]

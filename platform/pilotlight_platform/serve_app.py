@@ -1,0 +1,70 @@
+"""The Ray Serve application: gateway, scheduler and worker pool, and how each is deployed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
+
+from pilotlight_platform.gateway.app import create_app
+from pilotlight_platform.gateway.services import Services
+from pilotlight_platform.names import APP, GATEWAY, SCHEDULER, WORKER
+from pilotlight_platform.router import WorkerRouter
+from pilotlight_platform.scheduler.scheduler import Scheduler
+from pilotlight_platform.settings import Settings
+from pilotlight_platform.worker.worker import Worker
+
+_MANY = 100_000  # calls at once: the gateway's queues are the bound, Serve's must not be one
+_HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 30.0}
+
+
+def build_app(settings: Settings, redis_url: str) -> Application:
+    """Everything that `pilotlight up` runs on Ray Serve."""
+    scheduler = serve.deployment(Scheduler).options(
+        name=SCHEDULER,
+        num_replicas=1,
+        max_ongoing_requests=_MANY,
+        graceful_shutdown_timeout_s=1.0,  # its calls are held open by design
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": 0},
+        **_HEALTH,
+    )
+    worker = serve.deployment(Worker).options(
+        name=WORKER,
+        num_replicas=settings.workers,
+        max_ongoing_requests=_MANY,
+        graceful_shutdown_timeout_s=2.0,  # always used up: its reports are an endless call
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": settings.threads_per_worker},
+        request_router_config=RequestRouterConfig(request_router_class=WorkerRouter),
+        **_HEALTH,
+    )
+    gateway = serve.deployment(serve.ingress(_app_builder(settings))()).options(
+        name=GATEWAY,
+        num_replicas=1,
+        max_ongoing_requests=_MANY,
+        graceful_shutdown_timeout_s=5.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": 0},
+        **_HEALTH,
+    )
+    scheduler_node = scheduler.bind(settings, redis_url)
+    app: Application = gateway.bind(scheduler_node, worker.bind(settings, scheduler_node))
+    return app
+
+
+def _app_builder(settings: Settings) -> Any:
+    # Serve builds the app inside the gateway's process, so it must be a plain function.
+    def build() -> FastAPI:
+        return create_app(settings, lambda: _services(settings))
+
+    return build
+
+
+def _services(settings: Settings) -> Services:
+    scheduler = serve.get_deployment_handle(SCHEDULER, app_name=APP)
+    worker = serve.get_deployment_handle(WORKER, app_name=APP)
+    return Services.create(settings, scheduler, worker)

@@ -1,0 +1,118 @@
+"""The platform's settings. The only module of the platform that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pilotlight_platform.errors import MachineError
+
+_PREFIX = "PILOTLIGHT_"
+
+
+def _default_home() -> Path:
+    return Path.home() / ".pilotlight"
+
+
+def _default_workers() -> int:
+    # One worker per two cores: a worker alone on a core halves its prefill speed.
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
+def _default_capacity_bytes() -> int:
+    # Half of memory for weights: the rest is for key-value caches, Ray and the page cache.
+    return int(psutil.virtual_memory().total) // 2
+
+
+class Settings(BaseModel):
+    """Each field can be set by ``PILOTLIGHT_<FIELD>``; `pilotlight up` has some as options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=_default_home, description="Data directory.")
+    host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port that the gateway listens on.")
+    api_key: str | None = Field(
+        None, min_length=1, description="Bearer token that requests must carry."
+    )
+    redis_url: str | None = Field(None, description="A Redis to use in place of the embedded one.")
+    ray_address: str | None = Field(None, description="A running Ray cluster to join.")
+    workers: int = Field(default_factory=_default_workers, ge=1, description="Warm workers.")
+    worker_threads: int | None = Field(
+        None, ge=1, description="Threads per worker; default: its share."
+    )
+    worker_capacity_bytes: int = Field(
+        default_factory=_default_capacity_bytes, gt=0, description="Attached weights per worker."
+    )
+    worker_max_replicas: int = Field(16, ge=1, description="Attached models per worker.")
+    max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
+    request_log_size: int = Field(1000, ge=1, description="Timelines kept in memory.")
+    object_store_bytes: int = Field(
+        128 << 20, ge=80 << 20, description="Ray's object store; weights never pass through it."
+    )
+
+    @model_validator(mode="after")
+    def _closed_beyond_loopback(self) -> Self:
+        if self.host not in {"127.0.0.1", "localhost", "::1"} and self.api_key is None:
+            raise ValueError(
+                f"host {self.host} is reachable from outside: set an api_key "
+                "(--api-key or PILOTLIGHT_API_KEY)"
+            )
+        return self
+
+    @property
+    def threads_per_worker(self) -> int:
+        """Each worker's share of the cores; oversubscribed OpenMP threads are about 10x slower."""
+        return self.worker_threads or max(1, (os.cpu_count() or 1) // self.workers)
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.home / "checkpoints"
+
+    @property
+    def redis_dir(self) -> Path:
+        return self.home / "redis"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.home / "log"
+
+    def create_directories(self) -> None:
+        """The home and what is in it, each new one closed to other users. Raises OSError."""
+        for path in (
+            self.home,
+            self.run_dir,
+            self.log_dir,
+            self.checkpoints_dir,
+            self.redis_dir,
+        ):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, then *overrides* that are not None.
+
+    Raises MachineError naming the variable or option that is wrong.
+    """
+    values: dict[str, object] = {
+        name: os.environ[_PREFIX + name.upper()]
+        for name in Settings.model_fields
+        if os.environ.get(_PREFIX + name.upper())
+    }
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        hint = f" (set by {_PREFIX}{where.upper()} or its option)" if where else ""
+        raise MachineError(f"Setting {where}: {what}{hint}" if where else what) from error

@@ -1,0 +1,66 @@
+"""What outlives the platform's processes: the live models. Redis through redis-py."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from pydantic import ValidationError
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from pilotlight_platform.errors import StoreError
+from pilotlight_platform.schemas.model import ModelRecord
+
+logger = logging.getLogger("pilotlight.store")
+
+_MODELS = "pilotlight:1:models"  # hash: name -> ModelRecord as JSON; 1 is the format's version
+_TIMEOUT_S = 5.0
+
+
+def read_models(url: str) -> dict[str, ModelRecord]:
+    """Every live model by name. Blocks: for start-up. Raises StoreError."""
+    try:
+        with SyncRedis.from_url(
+            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        ) as redis:
+            rows: Any = redis.hgetall(_MODELS)
+    except RedisError as error:
+        raise _unreachable(error) from error
+    records = {}
+    for name, row in rows.items():
+        try:
+            records[name.decode()] = ModelRecord.model_validate_json(row)
+        except ValidationError as error:  # one broken row must not keep all models down
+            logger.error("record_unreadable model=%r reason=%s", name, error)
+    return records
+
+
+class RedisStore:
+    """Written by the scheduler only. Raises StoreError when Redis does not answer in 5 s."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = Redis.from_url(
+            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        )
+
+    async def put_model(self, record: ModelRecord) -> None:
+        try:
+            await self._redis.hset(_MODELS, record.spec.name, record.model_dump_json())
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    async def delete_model(self, name: str) -> None:
+        try:
+            await self._redis.hdel(_MODELS, name)
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+
+def _unreachable(error: RedisError) -> StoreError:
+    return StoreError(f"the store does not answer: {error}")

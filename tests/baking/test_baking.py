@@ -1,0 +1,75 @@
+"""Baking a revision, in this process: what is published, reused, refused, and left."""
+
+from pathlib import Path
+
+import pytest
+
+from pilotlight_platform.baking import bake_steps, remove_unused
+from pilotlight_platform.errors import SourceError
+from pilotlight_platform.schemas.model import DeployProgress, ModelSpec, Revision
+
+
+def bake(source: Path, checkpoints: Path, **spec: object) -> tuple[Revision, bool, list[str]]:
+    phases = []
+    result = None
+    model = ModelSpec.model_validate({"name": "m", "source": str(source), **spec})
+    for step in bake_steps(model, checkpoints):
+        if isinstance(step, DeployProgress):
+            phases.append(step.phase)
+        else:
+            result = step
+    assert result is not None
+    return *result, phases
+
+
+def test_bake_publishes_a_verified_revision(sample: Path, tmp_path: Path) -> None:
+    revision, reused, phases = bake(sample, tmp_path)
+
+    assert not reused
+    assert list(dict.fromkeys(phases)) == ["check", "load", "bake", "verify"]
+    assert [path.name for path in tmp_path.iterdir()] == [Path(revision.path).name]
+    assert (Path(revision.path) / "model.safetensors").stat().st_size == revision.nbytes
+
+
+def test_bake_same_source_again_is_reused(sample: Path, tmp_path: Path) -> None:
+    first, _, _ = bake(sample, tmp_path)
+    second, reused, phases = bake(sample, tmp_path)
+
+    assert reused
+    assert (second.id, second.path) == (first.id, first.path)
+    assert "load" not in phases
+
+
+def test_bake_two_names_share_the_checkpoint_but_not_the_revision(
+    sample: Path, tmp_path: Path
+) -> None:
+    first, _, _ = bake(sample, tmp_path)
+    second, reused, _ = bake(sample, tmp_path, name="other")
+
+    assert reused
+    assert second.path == first.path
+    assert second.id != first.id
+
+
+def test_bake_another_dtype_is_another_revision(sample: Path, tmp_path: Path) -> None:
+    first, _, _ = bake(sample, tmp_path)
+    second, reused, _ = bake(sample, tmp_path, dtype="bfloat16")
+
+    assert not reused
+    assert second.path != first.path
+    assert second.dtype == "bfloat16"
+
+
+def test_bake_refused_source_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such directory"):
+        bake(tmp_path / "none", tmp_path / "checkpoints")
+
+    assert list(tmp_path.glob("checkpoints/*")) == []
+
+
+def test_remove_unused_keeps_what_is_used(tmp_path: Path) -> None:
+    for name in ("live", "old", "dead.abc.part"):
+        (tmp_path / name).mkdir()
+    remove_unused(tmp_path, {str(tmp_path / "live")})
+
+    assert [path.name for path in tmp_path.iterdir()] == ["live"]

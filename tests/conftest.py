@@ -1,0 +1,45 @@
+"""What several test folders share: tiny checkpoints, and the one running platform."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.running_platform import RunningPlatform
+
+from pilotlight_deploy.sample import write_sample
+from pilotlight_platform.settings import Settings
+from pilotlight_platform.supervisor import start_detached, stop_platform
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with a tokenizer and a chat template."""
+    directory = tmp_path_factory.mktemp("sample") / "tiny"
+    write_sample(directory, "tiny")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
+    """One platform for the whole run: two workers of one thread, each holding two models."""
+    settings = Settings(
+        home=tmp_path_factory.mktemp("home"),
+        port=free_port(),
+        workers=2,
+        worker_threads=1,
+        worker_max_replicas=2,
+        max_body_bytes=1 << 20,
+    )
+    address = start_detached(settings, lambda message: None)
+    with httpx.Client(base_url=address.url, timeout=60.0, trust_env=False) as http:
+        yield RunningPlatform(address.url, settings, http)
+    stop_platform(settings.home)

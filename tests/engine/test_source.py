@@ -1,0 +1,203 @@
+"""What cannot be served is refused at the deploy, by file and reason."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pilotlight_platform.engine import source as source_module
+from pilotlight_platform.engine.skeleton import Skeleton
+from pilotlight_platform.engine.source import bake_source, source_digest
+from pilotlight_platform.errors import SourceError, VerificationError
+
+
+@pytest.fixture
+def source(sources, tmp_path):
+    return Path(shutil.copytree(sources("llama"), tmp_path / "source"))
+
+
+@pytest.fixture
+def bake(source, tmp_path):
+    reports = []
+
+    def bake(**options):
+        (tmp_path / "baked").mkdir(exist_ok=True)
+        options = {"dtype": "auto", "report": lambda *report: reports.append(report), **options}
+        return bake_source(source, tmp_path / "baked", **options)
+
+    bake.reports = reports
+    return bake
+
+
+def edit(path, **changes):
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+
+def test_bake_reports_each_phase_to_its_end(bake):
+    baked = bake()
+
+    phases = list(dict.fromkeys(phase for phase, *_ in bake.reports))
+    assert phases == ["check", "load", "bake", "verify"]
+    for phase in phases:
+        _, _, done, total = [report for report in bake.reports if report[0] == phase][-1]
+        assert done == total > 0
+    assert baked.dtype == "float32"
+    assert baked.architecture == "LlamaForCausalLM"
+    assert baked.context_length == 128
+
+
+def test_digest_is_that_of_the_source(bake, source):
+    digest = source_digest(source, lambda *_: None)
+
+    assert bake().source_digest == digest
+    assert bake(digest="known").source_digest == "known"
+    edit(source / "config.json", rms_norm_eps=1e-4)
+    assert source_digest(source, lambda *_: None) != digest
+
+
+def test_another_dtype_is_baked_and_attached(bake, tmp_path):
+    assert bake(dtype="bfloat16").dtype == "bfloat16"
+
+    skeleton = Skeleton.load(tmp_path / "baked")
+    assert skeleton.module.lm_head.weight.dtype == torch.bfloat16
+    assert skeleton.config.dtype == torch.bfloat16
+
+
+def test_tied_weights_are_counted_once(sources, tmp_path):
+    baked = bake_source(sources("qwen2"), tmp_path, dtype="auto", report=lambda *_: None)
+
+    with torch.device("meta"):
+        expected = sum(p.numel() for p in Skeleton.load(tmp_path).module.parameters())
+    assert baked.parameters == expected
+    assert baked.nbytes < expected * 4 * 1.2
+
+
+def test_missing_directory_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="no such directory"):
+        bake_source(tmp_path / "x", tmp_path, dtype="auto", report=lambda *_: None)
+
+
+def test_pickle_is_refused(bake, source):
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+
+    with pytest.raises(SourceError, match="pickle"):
+        bake()
+
+
+def test_truncated_file_is_refused(bake, source):
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    with pytest.raises(SourceError, match=r"model\.safetensors"):
+        bake()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_own_code_is_refused(bake, source, file):
+    edit(source / file, auto_map={"AutoModelForCausalLM": "modeling.Model"})
+
+    with pytest.raises(SourceError, match=rf"{file}.*own code"):
+        bake()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "unheard_of"}, "'unheard_of' is not known"),
+        ({"model_type": ...}, "None is not known"),
+        ({"model_type": "vit"}, "no causal language model"),
+        ({"quantization_config": {"bits": 4}}, "quantized checkpoints come later"),
+        ({"num_attention_heads": "four"}, "num_attention_heads"),
+    ],
+)
+def test_config_that_cannot_be_served_is_refused(bake, source, changes, reason):
+    edit(source / "config.json", **changes)
+
+    with pytest.raises(SourceError, match=reason):
+        bake()
+
+
+@pytest.mark.parametrize(("content", "reason"), [("{", "cannot be read"), ("[]", "not a JSON")])
+def test_broken_config_is_refused(bake, source, content, reason):
+    (source / "config.json").write_text(content)
+
+    with pytest.raises(SourceError, match=reason):
+        bake()
+
+
+def test_missing_config_is_refused(bake, source):
+    (source / "config.json").unlink()
+
+    with pytest.raises(SourceError, match=r"config\.json: no such file"):
+        bake()
+
+
+def test_missing_weight_is_refused(bake, source):
+    """transformers would make it up at random."""
+    tensors = load_file(source / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(SourceError, match=r"missing keys, such as model\.layers\.1\.mlp\.up_proj"):
+        bake()
+
+
+def test_weight_of_another_shape_is_refused(bake, source):
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"][:10].clone()
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(SourceError, match=r"mismatched keys, such as .*lm_head"):
+        bake()
+
+
+def test_unused_weights_are_reported(bake, source):
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.extra.weight"] = torch.zeros(3)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+    bake()
+
+    assert any("model.extra.weight" in message for _, message, *_ in bake.reports)
+
+
+def test_broken_tokenizer_is_refused(bake, source):
+    (source / "tokenizer.json").write_text("{}")
+
+    with pytest.raises(SourceError, match="tokenizer"):
+        bake()
+
+
+def test_unknown_dtype_is_refused(bake):
+    with pytest.raises(SourceError, match="float64"):
+        bake(dtype="float64")
+
+
+def test_checkpoint_that_answers_differently_is_refused(bake, monkeypatch):
+    def bake_another(model, destination, *args):
+        with torch.no_grad():
+            weight = model.model.layers[2].mlp.down_proj.weight
+            kept = weight.clone()
+            weight.neg_()
+            baked = real(model, destination, *args)
+            weight.copy_(kept)
+        return baked
+
+    real = source_module._bake
+    monkeypatch.setattr(source_module, "_bake", bake_another)
+
+    with pytest.raises(VerificationError, match="logits differ"):
+        bake()
+
+
+def test_weights_that_are_no_numbers_are_refused(bake, source):
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.norm.weight"][:] = float("nan")
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(VerificationError, match="NaN"):
+        bake()
