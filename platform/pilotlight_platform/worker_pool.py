@@ -94,15 +94,13 @@ class WorkerPool:
 
 async def remote_items(stream: Any, what: str) -> AsyncGenerator[Any]:
     """The items of a streaming call; leaving early cancels it at the other end."""
-    finished = False
     try:
         with ray_errors(what):
             async for item in stream:
                 yield item
-        finished = True
-    finally:
-        if not finished:
-            stream.cancel()
+    except (asyncio.CancelledError, GeneratorExit):
+        stream.cancel()
+        raise
 
 
 async def within(seconds: float, awaitable: Any) -> Any:

@@ -4,22 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight_platform.baking import bake_steps, remove_unused
+from pilotlight_platform.baking.revision import bake_revision
+from pilotlight_platform.baking.unused import remove_unused
 from pilotlight_platform.errors import SourceError
-from pilotlight_platform.schemas.model import DeployProgress, ModelSpec, Revision
+from pilotlight_platform.schemas.model import ModelSpec, Revision
 
 
 def bake(source: Path, checkpoints: Path, **spec: object) -> tuple[Revision, bool, list[str]]:
-    phases = []
-    result = None
+    phases: list[str] = []
     model = ModelSpec.model_validate({"name": "m", "source": str(source), **spec})
-    for step in bake_steps(model, checkpoints):
-        if isinstance(step, DeployProgress):
-            phases.append(step.phase)
-        else:
-            result = step
-    assert result is not None
-    return *result, phases
+    done = bake_revision(model, checkpoints, lambda phase, *_: phases.append(phase))
+    return done.revision, done.reused, phases
 
 
 def test_bake_publishes_a_verified_revision(sample: Path, tmp_path: Path) -> None:

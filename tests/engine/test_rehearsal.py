@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pilotlight_platform.baking import bake_steps
+from pilotlight_platform.baking.revision import bake_revision
 from pilotlight_platform.engine.executor import Engine
 from pilotlight_platform.engine.rehearsal import rehearse
 from pilotlight_platform.engine.replica import Replica
@@ -16,8 +16,7 @@ from pilotlight_platform.schemas.model import ModelSpec
 
 def baked(sample: Path, checkpoints: Path) -> Path:
     spec = ModelSpec(name="m", source=str(sample))
-    *_, (revision, _) = bake_steps(spec, checkpoints)
-    return Path(revision.path)
+    return Path(bake_revision(spec, checkpoints, lambda *_: None).revision.path)
 
 
 def test_rehearsal_runs_a_forward_and_leaves_the_skeleton_weightless(

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -28,9 +28,9 @@ from pilotlight_loader import (
 from pilotlight_platform.engine.skeleton import WEIGHTS_FILE, context_length, load_tokenizer
 from pilotlight_platform.engine.verify import probe_prompt, verify
 from pilotlight_platform.errors import SourceError
+from pilotlight_platform.schemas.model import BakePhase
 
-Phase = Literal["check", "load", "bake", "verify"]
-Report = Callable[[Phase, str, int, int], None]  # phase, message, bytes done, bytes in all
+Report = Callable[[BakePhase, str, int, int], None]  # phase, message, bytes done, bytes in all
 
 _DTYPES = frozenset({"float32", "bfloat16", "float16"})
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
-from pilotlight_platform.baking import BakeCall, BakeStep, remove_unused
+from pilotlight_platform.baking.process import BakeProcess
+from pilotlight_platform.baking.unused import remove_unused
 from pilotlight_platform.errors import DeployError, OverloadedError, PlatformError, SourceError
 from pilotlight_platform.scheduler_client import SchedulerClient
-from pilotlight_platform.schemas.model import DeployProgress, ModelRecord, ModelSpec
+from pilotlight_platform.schemas.model import BakeDone, DeployProgress, ModelRecord, ModelSpec
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.worker_pool import remote_items
 
 logger = logging.getLogger("pilotlight.gateway")
 
@@ -28,6 +28,7 @@ class Deploys:
     def __init__(self, settings: Settings, scheduler: SchedulerClient) -> None:
         self._settings = settings
         self._scheduler = scheduler
+        self._baker = BakeProcess(settings.checkpoints_dir)
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._tidying: asyncio.Task[None] | None = None  # kept: a task needs a reference
@@ -67,8 +68,10 @@ class Deploys:
 
     async def _remove_unused(self) -> None:
         try:
+            await self._baker.gone()
             used = await self._scheduler.checkpoints_in_use()
-        except PlatformError as error:  # they go after the next deploy, or at the next start
+        except (PlatformError, TimeoutError) as error:
+            # They go after the next deploy, or at the next start.
             logger.warning("collect_skipped reason=%s", error)
             return
         await asyncio.to_thread(remove_unused, self._settings.checkpoints_dir, used)
@@ -83,24 +86,18 @@ class Deploys:
                 if isinstance(step, DeployProgress):
                     yield step
                     continue
-                revision, reused = step
                 yield DeployProgress(phase="prepare", message="preparing it on every worker")
                 at_s = time.time()
                 record = ModelRecord(
-                    spec=spec, revision=revision, created_at_s=at_s, updated_at_s=at_s
+                    spec=spec, revision=step.revision, created_at_s=at_s, updated_at_s=at_s
                 )
-                yield record, reused, await self._scheduler.put_model(record)
+                yield record, step.reused, await self._scheduler.put_model(record)
 
-    async def _bake(self, spec: ModelSpec) -> AsyncGenerator[BakeStep]:
-        call = BakeCall(spec, self._settings.checkpoints_dir)
+    async def _bake(self, spec: ModelSpec) -> AsyncGenerator[DeployProgress | BakeDone]:
         try:
             async with asyncio.timeout(_BAKE_TIMEOUT_S):
-                async with aclosing(remote_items(call, "baking")) as steps:
+                async with aclosing(self._baker.bake(spec)) as steps:
                     async for step in steps:
                         yield step
         except TimeoutError as error:
             raise DeployError(f"baking took longer than {_BAKE_TIMEOUT_S / 3600:g} h") from error
-        except PlatformError as error:
-            if isinstance(error, DeployError):
-                raise
-            raise DeployError(f"the baking process failed: {error.message}") from error

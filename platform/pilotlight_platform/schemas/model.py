@@ -11,6 +11,7 @@ from pilotlight_autoscaler.config import AutoscalingConfig
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ModelState = Literal["zero", "attaching", "ready", "failed"]
+BakePhase = Literal["check", "load", "bake", "verify"]
 
 
 class ModelSpec(BaseModel):
@@ -102,7 +103,7 @@ class DeployProgress(BaseModel):
     """One step of a deploy; the last one of its phase has ``done == total``."""
 
     event: Literal["progress"] = "progress"
-    phase: Literal["check", "load", "bake", "verify", "prepare"]
+    phase: BakePhase | Literal["prepare"]
     message: str
     done_bytes: int = 0
     total_bytes: int = 0
@@ -120,4 +121,13 @@ class DeployFailed(BaseModel):
     message: str
 
 
+class BakeDone(BaseModel):
+    """The end of a bake: a published checkpoint."""
+
+    event: Literal["baked"] = "baked"
+    revision: Revision
+    reused: bool  # it was there already
+
+
+BakeEvent = Annotated[DeployProgress | BakeDone | DeployFailed, Field(discriminator="event")]
 DeployEvent = Annotated[DeployProgress | DeployLive | DeployFailed, Field(discriminator="event")]

@@ -1,0 +1,83 @@
+"""Bake a revision: publish a verified checkpoint, named by its content, or leave nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from pilotlight_loader import LAYOUT_VERSION
+from pilotlight_platform.engine.source import BakedSource, Report, bake_source, source_digest
+from pilotlight_platform.errors import DeployError, PlatformError
+from pilotlight_platform.schemas.model import BakeDone, ModelSpec, Revision
+
+_MANIFEST = "revision.json"
+
+
+def bake_revision(spec: ModelSpec, checkpoints_dir: Path, report: Report) -> BakeDone:
+    """Bake *spec*'s source, or find it baked; the published directory is named by its content.
+
+    Raises SourceError, VerificationError, DeployError.
+    """
+    try:
+        return _bake(spec, checkpoints_dir, report)
+    except PlatformError:
+        raise
+    except OSError as error:
+        raise DeployError(f"{spec.source}: {error.strerror or error}") from error
+    except Exception as error:  # transformers raises anything: name it, fail this deploy only
+        raise DeployError(f"{spec.source}: {type(error).__name__}: {error}") from error
+
+
+def _bake(spec: ModelSpec, checkpoints_dir: Path, report: Report) -> BakeDone:
+    source = Path(spec.source)
+    digest = source_digest(source, report)
+    shaped = json.dumps([digest, spec.dtype, LAYOUT_VERSION])
+    content = hashlib.sha256(shaped.encode()).hexdigest()[:16]
+    published = checkpoints_dir / content
+    reused = (published / _MANIFEST).is_file()
+    if not reused:
+        checkpoints_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = Path(tempfile.mkdtemp(prefix=f"{content}.", suffix=".part", dir=checkpoints_dir))
+        try:
+            baked = bake_source(source, part, dtype=spec.dtype, report=report, digest=digest)
+            _write_synced(part / _MANIFEST, json.dumps(_manifest(baked, digest)))
+            shutil.rmtree(published, ignore_errors=True)  # a directory without its manifest
+            part.replace(published)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    manifest = json.loads((published / _MANIFEST).read_text())
+    # The name is part of the id: two models may share a checkpoint, never a replica.
+    revision = Revision(
+        id=f"{spec.name}-{content}",
+        path=str(published),
+        source=spec.source,
+        label=spec.revision,
+        created_at_s=time.time(),
+        **manifest,
+    )
+    return BakeDone(revision=revision, reused=reused)
+
+
+def _manifest(baked: BakedSource, digest: str) -> dict[str, Any]:
+    return {
+        "source_digest": digest,
+        "dtype": baked.dtype,
+        "architecture": baked.architecture,
+        "parameters": baked.parameters,
+        "nbytes": baked.nbytes,
+        "context_length": baked.context_length,
+    }
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
