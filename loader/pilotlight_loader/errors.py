@@ -8,6 +8,21 @@ LoaderError
 │   ├── UnsupportedDtypeError   torch has no such dtype, or safetensors has none
 │   ├── LayoutVersionError      not baked, or baked in another version of the layout
 │   └── ChecksumError           the bytes are not those that were baked
+├── SourceReadError             the place that a checkpoint is read from does not give its bytes
+│   ├── LocationError           not a location, or of a kind that is not installed
+│   ├── ObjectMissingError      there is no such object
+│   ├── AccessDeniedError       credentials are missing, wrong or too weak
+│   ├── ObjectChangedError      the object is not the one that was opened: load again
+│   ├── TransientReadError      time-out, broken connection, 5xx: worth another try
+│   ├── RangeAnswerError        the server answered another range than was asked for
+│   └── ReadAbortedError        the reader was aborted
+├── CacheError                  the disk tier cannot be used
+│   └── CacheFullError          everything in it is leased, nothing can be evicted
+├── ArenaError                  the host tier cannot be used
+│   └── ArenaFullError          everything in it is leased, or larger than it
+├── DeviceError                 the device refuses memory or a copy
+├── LoadFailedError             a load ended early: its tensors must not be used
+│   └── LoadCancelledError      because it was cancelled
 ├── AttachMismatchError         module and checkpoint do not belong together
 └── DiskFullError               no room to write the checkpoint
 """
@@ -58,6 +73,79 @@ class LayoutVersionError(CheckpointError):
 
 class ChecksumError(CheckpointError):
     """The bytes on disk are not those that were baked."""
+
+
+class SourceReadError(LoaderError):
+    """The place that a checkpoint is read from does not give its bytes."""
+
+    def __init__(self, location: str, reason: str) -> None:
+        super().__init__(location, reason)
+        self.location = location
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.reason}"
+
+
+class LocationError(SourceReadError):
+    """Not a location, or of a kind whose client is not installed."""
+
+
+class ObjectMissingError(SourceReadError):
+    """There is no such object."""
+
+
+class AccessDeniedError(SourceReadError):
+    """Credentials are missing, wrong or too weak."""
+
+
+class ObjectChangedError(SourceReadError):
+    """The object is not the one that was opened: nothing was mixed, load it again."""
+
+
+class TransientReadError(SourceReadError):
+    """A time-out, a broken connection, a 5xx: worth another try."""
+
+    def __init__(self, location: str, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(location, reason)
+        self.args = (location, reason, retry_after_s)
+        self.retry_after_s = retry_after_s  # what the server asked for
+
+
+class RangeAnswerError(SourceReadError):
+    """The server answered another range, or more or fewer bytes, than was asked for."""
+
+
+class ReadAbortedError(SourceReadError):
+    """The reader was aborted from another thread."""
+
+
+class CacheError(LoaderError):
+    """The disk tier cannot be used."""
+
+
+class CacheFullError(CacheError):
+    """Everything in the disk tier is leased: nothing can be evicted for what is wanted."""
+
+
+class ArenaError(LoaderError):
+    """The host tier cannot be used."""
+
+
+class ArenaFullError(ArenaError):
+    """Everything in the host tier is leased, or what is wanted is larger than all of it."""
+
+
+class DeviceError(LoaderError):
+    """The device refuses memory or a copy."""
+
+
+class LoadFailedError(LoaderError):
+    """A load ended early; the module is weightless again and no tensor of it may be used."""
+
+
+class LoadCancelledError(LoadFailedError):
+    """The load was cancelled."""
 
 
 class AttachMismatchError(LoaderError):
