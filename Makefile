@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e . --group dev
 	@touch $@
 
 run: $(STAMP) ## Set up, then show a model lighting from zero (pilotlight demo)

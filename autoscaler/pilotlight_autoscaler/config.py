@@ -8,6 +8,10 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Far above what anybody needs; arithmetic on what is stored must never overflow.
+MAX_REPLICAS = 10_000
+MAX_REQUESTS = 1_000_000
+MAX_DURATION_S = 365 * 86400.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
 
@@ -38,10 +42,10 @@ class AutoscalingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_replicas: int = Field(0, ge=0, description="Replicas kept although idle.")
-    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
+    min_replicas: int = Field(0, ge=0, le=MAX_REPLICAS, description="Replicas kept although idle.")
+    max_replicas: int = Field(1, ge=1, le=MAX_REPLICAS, description="Replicas at most.")
     max_ongoing_requests: int = Field(
-        8, ge=1, description="Requests that run in one replica at once."
+        8, ge=1, le=MAX_REQUESTS, description="Requests that run in one replica at once."
     )
     target_ongoing_requests: float | None = Field(
         None,
@@ -50,13 +54,22 @@ class AutoscalingConfig(BaseModel):
         description="Ongoing requests per replica to aim for; default 0.7 x max_ongoing_requests.",
     )
     max_queued_requests: int = Field(
-        256, ge=1, description="Requests that wait for a replica; the next one is refused with 429."
+        256,
+        ge=1,
+        le=MAX_REQUESTS,
+        description="Requests that wait for a replica; the next one is refused with 429.",
     )
     idle_timeout_s: Seconds = Field(
-        60.0, ge=0, description="An idle replica is detached after this long. Seconds or '10m'."
+        60.0,
+        ge=0,
+        le=MAX_DURATION_S,
+        description="An idle replica is detached after this long. Seconds or '10m'.",
     )
     cold_start_timeout_s: Seconds = Field(
-        120.0, gt=0, description="How long a request waits for a replica before it gets a 503."
+        120.0,
+        gt=0,
+        le=MAX_DURATION_S,
+        description="How long a request waits for a replica before it gets a 503.",
     )
 
     @model_validator(mode="after")

@@ -69,8 +69,8 @@ def read_target(target: Path | None, *, file: Path | None, name: str | None) -> 
     if file is None and target is not None and target.is_file():
         return read_model_spec(target, name=name)
     if file is None and target is None:
-        raise ModelFileError(
-            ["name a checkpoint directory or a model file: pilotlight deploy PATH"]
+        raise CliError(
+            "name a checkpoint directory or a model file: pilotlight deploy PATH", ExitCode.USAGE
         )
     return read_model_spec(file, source=None if target is None else str(target), name=name)
 

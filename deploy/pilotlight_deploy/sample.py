@@ -20,7 +20,7 @@ from pilotlight_deploy.sample_tokenizer import BOS, CHAT_TEMPLATE, EOS, train_to
 if TYPE_CHECKING:
     import torch
 
-SampleSize = Literal["tiny", "bench"]
+SampleSize = Literal["tiny", "bench", "load"]
 
 _MARKER = "pilotlight-sample.json"
 _FORMAT = 2  # raise it when the same arguments give other files
@@ -45,6 +45,7 @@ class SampleShape:
 SHAPES: dict[SampleSize, SampleShape] = {
     "tiny": SampleShape(4, 128, 344, 4, 4, 1024, 2048, "float32", tied=False),  # 4 MB
     "bench": SampleShape(24, 1024, 2816, 16, 8, 32000, 4096, "bfloat16", tied=True),  # 0.63 GB
+    "load": SampleShape(20, 2048, 5632, 16, 8, 32000, 4096, "bfloat16", tied=True),  # 2 GB
 }
 
 

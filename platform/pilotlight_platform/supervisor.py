@@ -43,6 +43,7 @@ _STOP_TIMEOUT_S = 60.0
 _RAY_EXIT_TIMEOUT_S = 10.0
 _DYING_RAY_S = 5.0  # a killed platform's Ray goes within 4 s
 _POLL_S = 0.1
+_LOOPBACK = "127.0.0.1"
 _STATUS_STEP_S = 1.0
 
 # Ours is async throughout, so Serve's extra threads for blocking user code only add hand-overs
@@ -116,7 +117,7 @@ def _url(settings: Settings) -> str:
 
 
 def _local_host(settings: Settings) -> str:
-    return "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host
+    return _LOOPBACK if settings.host in {"0.0.0.0", "::"} else settings.host
 
 
 @contextmanager
@@ -150,13 +151,14 @@ def _ray(settings: Settings) -> Iterator[None]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if settings.ray_address is None:
-            # The workers' threads, one core for baking, one for whatever else Ray runs.
-            cpus = settings.workers * settings.threads_per_worker + 2
+            # The workers' threads, and one for whatever else Ray runs.
+            cpus = settings.workers * settings.threads_per_worker + 1
             ray.init(
                 address="local",
                 num_cpus=cpus,
                 object_store_memory=settings.object_store_bytes,
                 include_dashboard=False,
+                _node_ip_address=_LOOPBACK,  # else Ray's own ports are open to the network
                 **quiet,
             )
         else:

@@ -82,3 +82,17 @@ def test_config_default_target(max_ongoing_requests: int, target: float) -> None
 def test_config_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         AutoscalingConfig().max_replicas = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "field", ["min_replicas", "max_replicas", "max_ongoing_requests", "max_queued_requests"]
+)
+def test_config_count_beyond_reason_is_refused(field: str) -> None:
+    with pytest.raises(ValidationError, match="less than or equal"):
+        AutoscalingConfig.model_validate({field: 10**400})
+
+
+@pytest.mark.parametrize("value", [1e300, "9" * 400 + "s"])
+def test_config_duration_beyond_reason_is_refused(value: object) -> None:
+    with pytest.raises(ValidationError):
+        AutoscalingConfig.model_validate({"idle_timeout_s": value})

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pilotlight_deploy.errors import CliError
 from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_deploy.model_file import ModelFileError, read_model_spec, read_target, schema
 
@@ -60,7 +61,7 @@ def test_target_may_be_the_model_file(tmp_path):
 
 
 def test_nothing_to_deploy_is_told():
-    with pytest.raises(ModelFileError, match="name a checkpoint directory"):
+    with pytest.raises(CliError, match="name a checkpoint directory"):
         read_target(None, file=None, name=None)
 
 

@@ -201,3 +201,21 @@ def test_weights_that_are_no_numbers_are_refused(bake, source):
 
     with pytest.raises(VerificationError, match="NaN"):
         bake()
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "longer",
+        ),
+        ("{% for %}", "refused"),
+    ],
+)
+def test_chat_template_that_cannot_be_used_is_refused(bake, source, monkeypatch, template, reason):
+    monkeypatch.setattr(source_module, "_TEMPLATE_TIMEOUT_S", 0.2)
+    (source / "chat_template.jinja").write_text(template)
+
+    with pytest.raises(SourceError, match=reason):
+        bake()

@@ -94,3 +94,12 @@ def test_cluster_checkpoint_being_attached_is_in_use_after_its_model_has_gone() 
     worker.orders["old-1"] = (AttachOrder("old", "old-1", "/old", 100), 5.0)
 
     assert cluster.checkpoints_in_use() == {"/checkpoint", "/old"}
+
+
+def test_cluster_checkpoint_that_is_arriving_is_in_use() -> None:
+    cluster, _ = build()
+    with cluster.arriving("/new"):
+        used = cluster.checkpoints_in_use()
+
+    assert "/new" in used
+    assert "/new" not in cluster.checkpoints_in_use()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,26 @@ def test_request_without_a_model_says_how_to_name_it(platform: RunningPlatform) 
 
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "model"
+
+
+def test_request_that_is_not_declared_as_json_is_told_so(platform: RunningPlatform) -> None:
+    answer = platform.http.post("/v1/completions", content=b'{"model": "m"}')
+
+    assert answer.status_code == 400
+    assert "Content-Type" in error_of(answer)["message"]
+
+
+def test_request_with_a_huge_prompt_holds_up_no_other(
+    platform: RunningPlatform, model: str
+) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        huge = threads.submit(platform.complete, model, prompt="ab " * 330_000)
+        other = platform.complete(model)
+        was_running = not huge.done()
+
+    assert other.status_code == 200
+    assert was_running
+    assert huge.result().status_code == 400
 
 
 def test_request_to_no_route_is_404(platform: RunningPlatform) -> None:

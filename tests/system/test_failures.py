@@ -145,6 +145,23 @@ def test_deploy_whose_client_goes_away_leaves_nothing(
     platform.deploy("next", sample)
 
 
+def test_deploy_whose_client_goes_away_while_it_is_prepared_is_live_and_whole(
+    platform: RunningPlatform, sample: Path
+) -> None:
+    platform.deploy("hasty", sample)
+    spec = {"name": "hasty", "source": str(sample), "dtype": "bfloat16"}
+    headers = {"accept": "application/x-ndjson"}
+    with platform.http.stream("PUT", "/api/models/hasty", json=spec, headers=headers) as answer:
+        lines = answer.iter_lines()
+        while '"prepare"' not in next(lines):
+            pass
+
+    platform.deploy("later", sample)  # its end tidies up once more
+    record = platform.http.get("/api/models/hasty").json()["record"]
+    assert (Path(record["revision"]["path"]) / "model.safetensors").is_file()
+    assert platform.complete("hasty").status_code == 200
+
+
 def test_two_deploys_of_one_model_at_once_take_turns(
     platform: RunningPlatform, sample: Path
 ) -> None:

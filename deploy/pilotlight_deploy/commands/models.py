@@ -28,7 +28,9 @@ def deploy(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="A model file; PATH then takes its source's place."),
+        typer.Option(
+            "--file", "--config", "-f", help="A model file; PATH then takes its source's place."
+        ),
     ] = None,
     name: Annotated[
         str | None,

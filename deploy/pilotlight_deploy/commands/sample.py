@@ -17,7 +17,8 @@ from pilotlight_deploy.sample import write_sample
 def sample(
     directory: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("sample"),
     size: Annotated[
-        Literal["tiny", "bench"], typer.Option(help="tiny: 4 MB; bench: 0.63 GB, as measured.")
+        Literal["tiny", "bench", "load"],
+        typer.Option(help="tiny: 4 MB; bench: 0.63 GB, load: 2 GB, as measured by the benches."),
     ] = "tiny",
     as_json: JsonOption = False,
 ) -> None:

@@ -25,9 +25,11 @@ from pilotlight_loader import (
     open_checkpoint,
     record_execution_order,
 )
+from pilotlight_platform.engine.chat import encode_messages
 from pilotlight_platform.engine.skeleton import WEIGHTS_FILE, context_length, load_tokenizer
+from pilotlight_platform.engine.time_limit import time_limit
 from pilotlight_platform.engine.verify import probe_prompt, verify
-from pilotlight_platform.errors import SourceError
+from pilotlight_platform.errors import InvalidRequestError, SourceError
 from pilotlight_platform.schemas.model import BakePhase
 
 Report = Callable[[BakePhase, str, int, int], None]  # phase, message, bytes done, bytes in all
@@ -44,6 +46,7 @@ _TOKENIZER_PATTERNS = (
     "added_tokens.json",
     "chat_template*",
 )
+_TEMPLATE_TIMEOUT_S = 5.0
 _REMOTE_CODE_FILES = ("config.json", "tokenizer_config.json")
 
 
@@ -198,6 +201,7 @@ def _save_side_files(source: Path, destination: Path, model: Any, dtype: str) ->
         raise SourceError(f"{source}: the tokenizer cannot be loaded: {error}") from error
     if tokenizer is None:
         return
+    _try_chat_template(source, tokenizer)
     for pattern in _TOKENIZER_PATTERNS:
         for path in source.glob(pattern):
             if path.is_file():
@@ -205,6 +209,17 @@ def _save_side_files(source: Path, destination: Path, model: Any, dtype: str) ->
     if not (source / "tokenizer.json").is_file():
         # Converting a sentencepiece model takes seconds: once here, not in every worker.
         tokenizer.save_pretrained(destination)
+
+
+def _try_chat_template(source: Path, tokenizer: Any) -> None:
+    """A template is a program: in a worker it would hold up everybody's requests."""
+    try:
+        with time_limit(_TEMPLATE_TIMEOUT_S):
+            encode_messages(tokenizer, [{"role": "user", "content": "Hello"}])
+    except TimeoutError as error:
+        raise SourceError(f"{source}: the chat template {error} for one short message") from error
+    except InvalidRequestError as error:
+        raise SourceError(f"{source}: {error.message}") from error
 
 
 def _bake(model: Any, destination: Path, digest: str, report: Report) -> BakedCheckpoint:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from pilotlight_platform.errors import (
+    DeployError,
     InvalidRequestError,
     OverloadedError,
     PlatformError,
@@ -23,7 +24,9 @@ _HTTP_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowe
 def error_body(error: PlatformError) -> dict[str, Any]:
     """``{"error": {...}}`` for a response or for the last event of a stream."""
     param = error.param if isinstance(error, InvalidRequestError) else None
-    return _body(error.message, error.code, param, ours=not isinstance(error, RequestError))
+    return _body(
+        error.message, error.code, param, ours=not isinstance(error, RequestError | DeployError)
+    )
 
 
 def _body(message: str, code: str, param: str | None, *, ours: bool) -> dict[str, Any]:
@@ -72,6 +75,9 @@ async def on_validation_error(request: Request, error: Exception) -> JSONRespons
     what = first["msg"].removeprefix("Value error, ")
     if where:
         return error_response(InvalidRequestError(f"{where}: {what}", where))
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        message = "The body is read as JSON only with the header Content-Type: application/json."
+        return error_response(InvalidRequestError(message))
     if first["type"] == "value_error":  # ours: they begin with the field's name
         return error_response(InvalidRequestError(what, what.partition(":")[0]))
     return error_response(InvalidRequestError(f"The body: {what}."))

@@ -119,24 +119,32 @@ class Generator:
     async def _route(
         self, name: str, request: GenerationRequest, line: Timeline, deadline: float
     ) -> Generation:
-        lost = 0
+        lost = attempts = 0
+        admitted_s = time.time()
         while True:
             try:
-                return await self._attempt(name, request, line, deadline)
+                return await self._attempt(name, request, line, deadline, admitted_s)
             except (ReplicaGoneError, WorkerLostError) as error:
                 # A request that has cost two workers may be the cause: it gets no third.
                 lost += isinstance(error, WorkerLostError)
+                attempts += 1
                 if lost == _MAX_LOST_WORKERS or time.monotonic() + _PAUSE_S > deadline:
                     raise
-            await asyncio.sleep(_PAUSE_S)  # until scheduler and Serve have noticed, too
+            if lost or attempts > 1:
+                await asyncio.sleep(_PAUSE_S)  # until scheduler and Serve have noticed, too
+            # Else a replica went in this very moment: it is forgotten, ask for another at once.
 
     async def _attempt(
-        self, name: str, request: GenerationRequest, line: Timeline, deadline: float
+        self,
+        name: str,
+        request: GenerationRequest,
+        line: Timeline,
+        deadline: float,
+        admitted_s: float,
     ) -> Generation:
         route = self._admission.route(name)
         cold = not any(replica.ready for replica in route.replicas)
         no_worker = not self._admission.table.workers
-        admitted_s = time.time()
         slot = await self._admission.acquire(name, max(0.0, deadline - time.monotonic()))
         placed_s = time.time()
         spans = [Span("admit", line.at_s, admitted_s, floor_s=_ADMIT_FLOOR_S)]

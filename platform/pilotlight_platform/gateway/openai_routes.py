@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from pilotlight_platform.errors import InvalidRequestError
+from pilotlight_platform.errors import InvalidRequestError, WorkerLostError
 from pilotlight_platform.gateway.answer_stream import AnswerStream
+from pilotlight_platform.gateway.generator import Generation
 from pilotlight_platform.gateway.openai_answers import Answer, ChatAnswer, CompletionAnswer
 from pilotlight_platform.gateway.services import Services
 from pilotlight_platform.gateway.timelines import server_timing
@@ -19,6 +20,7 @@ from pilotlight_platform.schemas.generation import (
     SamplingParams,
 )
 from pilotlight_platform.schemas.openai import ChatCompletionRequest, CompletionRequest
+from pilotlight_platform.schemas.timeline import Timeline
 
 router = APIRouter()
 
@@ -119,22 +121,32 @@ async def _answer(
     answer: Answer,
     body: CompletionRequest | ChatCompletionRequest,
 ) -> Response:
-    generation = await platform.generator.start(
-        model, call, endpoint=request.scope["path"], at_s=request.state.at_s
-    )
+    async def start() -> Generation:
+        return await platform.generator.start(
+            model, call, endpoint=request.scope["path"], at_s=request.state.at_s
+        )
+
+    generation = await start()
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
         headers = {"Server-Timing": server_timing(generation.timeline.spans)}
         return AnswerStream(generation, answer, usage=usage, headers=headers)
+    try:
+        chunks, timeline = await _all_of(generation)
+    except WorkerLostError:  # the caller has seen nothing of it yet: once more
+        chunks, timeline = await _all_of(await start())
+    total = f"total;dur={(time.time() - timeline.at_s) * 1e3:.2f}"
+    headers = {"Server-Timing": f"{server_timing(timeline.spans)}, {total}"}
+    return JSONResponse(answer.whole(chunks, timeline), headers=headers)
+
+
+async def _all_of(generation: Generation) -> tuple[list[GenerationChunk], Timeline]:
     try:
         chunks: list[GenerationChunk] = []
         async for chunk in generation.chunks():
             if not chunks:
                 generation.mark_first_byte()
             chunks.append(chunk)
-        timeline = generation.timeline
+        return chunks, generation.timeline
     finally:
         await generation.close()
-    total = f"total;dur={(time.time() - timeline.at_s) * 1e3:.2f}"
-    headers = {"Server-Timing": f"{server_timing(timeline.spans)}, {total}"}
-    return JSONResponse(answer.whole(chunks, timeline), headers=headers)

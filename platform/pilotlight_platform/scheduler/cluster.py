@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from pilotlight_autoscaler import (
@@ -152,6 +155,7 @@ class Cluster:
         self.models = {name: Model(record) for name, record in records.items()}
         self.workers: dict[str, WorkerState] = {}
         self.unplaced: dict[str, Unplaced] = {}  # of the last decision, by model
+        self._arriving: Counter[str] = Counter()  # checkpoints that are about to be live
 
     def snapshot(self, now_s: float) -> ClusterSnapshot:
         """The workers, and the models that could need something: not the ones at rest at zero."""
@@ -198,9 +202,19 @@ class Cluster:
         return max((w.info.capacity_bytes for w in self.workers.values()), default=None)
 
     def checkpoints_in_use(self) -> set[str]:
-        """Directories that are live, or that a worker is about to map."""
+        """Directories that are live or about to be, or that a worker is about to map."""
         attaching = {order.path for w in self.workers.values() for order, _ in w.orders.values()}
-        return set(self.live_revisions().values()) | attaching
+        return set(self.live_revisions().values()) | attaching | set(self._arriving)
+
+    @contextmanager
+    def arriving(self, path: str) -> Iterator[None]:
+        """Count the checkpoint at *path* as in use meanwhile."""
+        self._arriving[path] += 1
+        try:
+            yield
+        finally:
+            self._arriving[path] -= 1
+            self._arriving += Counter()  # drops the zeros
 
     def live_revisions(self) -> dict[str, str]:
         """Path of each live revision by its id."""

@@ -17,6 +17,7 @@ from pilotlight_platform.errors import (
     ModelNotFoundError,
     PlatformError,
     ReplicaGoneError,
+    StoreError,
     WorkerLostError,
 )
 from pilotlight_platform.latest import Latest
@@ -47,6 +48,8 @@ _JOIN_RETRY_S = 0.05
 _RETRY_MAX_S = 30.0
 _TABLE_DELAY_S = 0.05
 _REFUSED_WAIT_S = 0.2  # a worker's report is at most 0.1 s late
+_SETTLE_MIN_S = 0.5
+_FAILED_STEP_S = 1.0
 
 
 class Scheduler:
@@ -58,7 +61,7 @@ class Scheduler:
         self._cluster = Cluster(read_models(redis_url))
         self._table = Latest(self._cluster.routing_table(0))
         self._wake: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._published: object = None
         self._publishing: asyncio.TimerHandle | None = None
         self._placed = asyncio.Event()  # set and replaced whenever replicas change
@@ -171,10 +174,15 @@ class Scheduler:
 
         Raises StoreError, DeployError; the model that was live before stays so then.
         """
-        async with self._changing:
-            self._check_size(record)
-            await self._prepare_everywhere(record.revision)
-            return await self._publish_model(record)
+        return await self._unbroken(self._put_model(record))
+
+    async def _put_model(self, record: ModelRecord) -> int:
+        # In use from here on: who tidies up meanwhile must not take it for a left-over.
+        with self._cluster.arriving(record.revision.path):
+            async with self._changing:
+                self._check_size(record)
+                await self._prepare_everywhere(record.revision)
+                return await self._publish_model(record)
 
     def _check_size(self, record: ModelRecord) -> None:
         largest = self._cluster.largest_worker_bytes()
@@ -201,7 +209,7 @@ class Scheduler:
         old = self._cluster.models.get(name)
         if old is not None:
             record = record.model_copy(update={"created_at_s": old.record.created_at_s})
-        await self._store.put_model(record)
+        await self._write(name, self._store.put_model(record), record.revision.path)
         model = self._cluster.models[name] = Model(record)
         if old is not None:
             model.demand, model.used_s = old.demand, old.used_s
@@ -212,14 +220,54 @@ class Scheduler:
         return self._table.value.version
 
     async def delete_model(self, name: str) -> int:
-        """Take *name* out of service at once; running streams finish. Raises ModelNotFoundError."""
+        """Take *name* out of service at once; running streams finish.
+
+        Raises ModelNotFoundError, StoreError.
+        """
+        return await self._unbroken(self._delete_model(name))
+
+    async def _delete_model(self, name: str) -> int:
         async with self._changing:
             model = self._model(name)
-            await self._store.delete_model(name)
+            await self._write(name, self._store.delete_model(name))
             self._cluster.models.pop(name, None)
             self._retire(model.record.revision)
             self._step(routes_changed=True)
             return self._table.value.version
+
+    async def _unbroken(self, change: Coroutine[Any, Any, int]) -> int:
+        """Carry *change* out even if whoever asked for it goes away half-way."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _write(self, name: str, write: Coroutine[Any, Any, None], path: str = "") -> None:
+        """Write to the store. A write that got no answer may still be carried out: undo it."""
+        try:
+            await write
+        except StoreError:
+            self._spawn(self._settle(name, path))
+            raise
+
+    async def _settle(self, name: str, path: str) -> None:
+        """Write what is live under *name* until the store takes it; *path* is kept until then."""
+        delay_s = _SETTLE_MIN_S
+        with self._cluster.arriving(path):
+            while True:
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _RETRY_MAX_S)
+                async with self._changing:
+                    model = self._cluster.models.get(name)
+                    try:
+                        if model is None:
+                            await self._store.delete_model(name)
+                        else:
+                            await self._store.put_model(model.record)
+                    except StoreError as error:
+                        logger.warning("unsettled model=%s reason=%s", name, error)
+                    else:
+                        return
 
     async def checkpoints_in_use(self) -> set[str]:
         """Directories that must not be removed."""
@@ -252,6 +300,14 @@ class Scheduler:
     # ── observe → decide → apply ─────────────────────────────────────────────────────────────
 
     def _step(self, *, routes_changed: bool = False) -> None:
+        """A boundary: what one model's values break must not end the others' service."""
+        try:
+            self._decide_and_apply(routes_changed=routes_changed)
+        except Exception:
+            logger.exception("step_failed")
+            self._look_again(now() + _FAILED_STEP_S)
+
+    def _decide_and_apply(self, *, routes_changed: bool) -> None:
         decision = decide(self._cluster.snapshot(now()), now())
         self._cluster.unplaced = {unplaced.model: unplaced for unplaced in decision.unplaced}
         for attach in decision.attach:
@@ -260,7 +316,8 @@ class Scheduler:
             self._order_detach(detach)
         wakes = (decision.wake_at_s, self._cluster.demand_expires_s())
         self._look_again(min((at_s for at_s in wakes if at_s is not None), default=None))
-        self._publish(routes_changed)
+        # A replica that goes must not get requests any more: who is sent there comes back.
+        self._publish(routes_changed or bool(decision.detach))
 
     def _look_again(self, wake_at_s: float | None) -> None:
         if self._wake is not None:

@@ -8,7 +8,8 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ray
@@ -17,12 +18,14 @@ from ray.serve.handle import DeploymentHandle
 
 from pilotlight_loader import LoaderError
 from pilotlight_platform.engine.executor import Engine
+from pilotlight_platform.engine.prompt import encode_prompt
 from pilotlight_platform.engine.rehearsal import rehearse
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.errors import (
     AttachError,
     EvictionRefusedError,
+    InvalidRequestError,
     PlatformError,
     ReplicaGoneError,
 )
@@ -37,7 +40,7 @@ from pilotlight_platform.schemas.cluster import (
 )
 from pilotlight_platform.schemas.generation import GenerationChunk, GenerationRequest
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.worker_pool import call, ray_errors
+from pilotlight_platform.worker_pool import call, ray_errors, within
 
 logger = logging.getLogger("pilotlight.worker")
 
@@ -47,6 +50,9 @@ _ORDER_GRACE_S = 2.0
 _RECONNECT_S = 0.5
 _REPORT_DELAY_S = 0.1
 _MAX_BATCH = 256
+_INLINE_PROMPT_CHARS = 16_384  # about 5 ms
+_ENCODE_TIMEOUT_S = 30.0
+_ENCODERS = 2
 
 
 @dataclass(slots=True)
@@ -105,6 +111,7 @@ class Worker:
         # The gateway keeps to each model's max_ongoing_requests: no second limit here.
         self._engine = Engine(threads=settings.threads_per_worker, max_batch=_MAX_BATCH)
         self._engine.start()
+        self._encoders = ThreadPoolExecutor(_ENCODERS, "pilotlight-encode")
         self._attending = asyncio.create_task(self._attend())
 
     async def _attend(self) -> None:
@@ -127,8 +134,11 @@ class Worker:
 
         Raises AttachError with the reason.
         """
-        task = self._skeletons.get(revision_id)
         self._forgotten.discard(revision_id)
+        await self._built(revision_id, path)
+
+    async def _built(self, revision_id: str, path: str) -> None:
+        task = self._skeletons.get(revision_id)
         if task is None or (task.done() and task.exception() is not None):
             task = asyncio.create_task(asyncio.to_thread(self._build, Path(path)))
             self._skeletons[revision_id] = task
@@ -182,7 +192,7 @@ class Worker:
         try:
             for victim in victims:
                 await self._extinguish(victim)
-            await self.prepare(order.revision_id, order.path)
+            await self._built(order.revision_id, order.path)
             skeleton = self._skeletons[order.revision_id].result()
             # On the loop, not in a thread: it takes about 3 ms and a thread hop costs as much.
             resident.replica = Replica.attach(skeleton)
@@ -191,8 +201,7 @@ class Worker:
         except Exception as error:  # whatever it is, it ends this attach and nothing else
             logger.exception("attach_failed model=%s", order.model)
             resident.error = AttachError(f"model {order.model!r} cannot be attached: {error}")
-            self._residents.pop(order.revision_id, None)
-            resident.gone.set()
+            self._leave(resident)
         finally:
             resident.done.set()
             self._publish()
@@ -213,7 +222,6 @@ class Worker:
 
     async def _extinguish(self, resident: _Resident) -> None:
         """Give a draining resident's weights back; it counts as here until they are."""
-        revision_id = resident.order.revision_id
         self._publish()
         try:
             if resident.replica is not None:
@@ -221,12 +229,16 @@ class Worker:
                 # Waits for a forward pass that may be running for a client that has gone.
                 await asyncio.to_thread(resident.replica.detach)
         finally:
-            self._residents.pop(revision_id, None)
-            resident.gone.set()
-            if revision_id in self._forgotten:
-                self._forgotten.discard(revision_id)
-                self._skeletons.pop(revision_id, None)
+            self._leave(resident)
             self._publish()
+
+    def _leave(self, resident: _Resident) -> None:
+        revision_id = resident.order.revision_id
+        self._residents.pop(revision_id, None)
+        resident.gone.set()
+        if revision_id in self._forgotten:
+            self._forgotten.discard(revision_id)
+            self._skeletons.pop(revision_id, None)
 
     async def generate(
         self, request: GenerationRequest, expected: bool
@@ -244,6 +256,7 @@ class Worker:
             await resident.done.wait()
             if resident.error is not None:
                 raise resident.error
+            request = await self._encoded(resident, request)
             async for chunk in self._run(resident, request):
                 yield chunk
         finally:
@@ -268,6 +281,26 @@ class Worker:
     def _is_expected(self, revision_id: str) -> bool:
         resident = self._residents.get(revision_id)
         return resident is not None and resident.phase != "draining"
+
+    async def _encoded(self, resident: _Resident, request: GenerationRequest) -> GenerationRequest:
+        """*request* with its prompt as token ids, where making them may take long.
+
+        A template is a program and a tokenizer needs a second for a megabyte: on the compute
+        thread that would stop every other stream. Raises RequestError.
+        """
+        if request.messages is None and len(request.prompt or "") <= _INLINE_PROMPT_CHARS:
+            return request  # a hop costs as much as encoding these
+        assert resident.replica is not None
+        loop = asyncio.get_running_loop()
+        skeleton = resident.replica.skeleton
+        encoding = loop.run_in_executor(self._encoders, encode_prompt, skeleton, request)
+        try:
+            ids = await within(_ENCODE_TIMEOUT_S, encoding)
+        except TimeoutError as error:
+            raise InvalidRequestError(
+                f"the prompt was not encoded within {_ENCODE_TIMEOUT_S:g} s: shorten it"
+            ) from error
+        return replace(request, prompt=None, messages=None, prompt_tokens=tuple(ids))
 
     async def _run(
         self, resident: _Resident, request: GenerationRequest
@@ -315,4 +348,5 @@ class Worker:
 
     async def __del__(self) -> None:
         self._attending.cancel()
+        self._encoders.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._engine.close)
