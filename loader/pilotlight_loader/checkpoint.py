@@ -1,50 +1,96 @@
-"""Open a Hugging Face checkpoint: safetensors files, found and checked before anything is read."""
+"""A Hugging Face checkpoint, wherever it is: found, checked, pinned; no weights are read.
+
+Files go by their names relative to the checkpoint, on disk and elsewhere.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 
 from pilotlight_loader.errors import (
+    AccessDeniedError,
     CheckpointError,
-    MissingShardError,
-    UnsafeCheckpointError,
+    ObjectMissingError,
+    SourceReadError,
 )
-from pilotlight_loader.header import MAX_HEADER_BYTES, Header, TensorInfo, read_header
-from pilotlight_loader.strict_json import StrictJsonError, parse_object
+from pilotlight_loader.header import Header, TensorInfo
+from pilotlight_loader.sources.location import parse_location
+from pilotlight_loader.sources.retry import RetryPolicy, retried
+from pilotlight_loader.sources.small_read import open_retried
+from pilotlight_loader.sources.source import ByteSource, Store
+from pilotlight_loader.sources.stores import SourceOptions, open_store
+from pilotlight_loader.weight_files import WeightFile, open_weight_files
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-SUFFIX = ".safetensors"
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 # Configuration, tokenizer and chat template: what else decides how the model answers.
 SIDE_FILE_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt"})
-_READ_BYTES = 4 * 1024 * 1024
-_CONVERT = (
-    "pickle checkpoints are refused; convert it with save_pretrained(), which writes safetensors"
+# Asked for one by one where nothing lists the files: a web server, a bucket without that right.
+KNOWN_SIDE_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
 )
+_READ_BYTES = 4 * 1024 * 1024
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointTensor(TensorInfo):
+    """Where one tensor of a checkpoint stands: [start, end) of `file`."""
+
+    file: str  # relative to the checkpoint
+
+
 class Checkpoint:
-    """A checked checkpoint on disk. Offsets in `tensors` are those of the tensor's own file."""
+    """A checked checkpoint, each weight file pinned to one version. Thread-safe; owns its store."""
 
-    path: Path
-    headers: Mapping[Path, Header]  # by file, in the order of their names
-    side_files: tuple[Path, ...] = ()
-    tensors: Mapping[str, TensorInfo] = field(init=False)
+    def __init__(self, store: Store, files: Sequence[WeightFile], *, is_one_file: bool) -> None:
+        self.location = store.location
+        self.headers: Mapping[str, Header] = {file.name: file.header for file in files}
+        self.tensors: Mapping[str, CheckpointTensor] = {
+            tensor.name: CheckpointTensor(
+                tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.end, file.name
+            )
+            for file in files
+            for tensor in file.header.tensors.values()
+        }
+        self._store = store
+        self._lock = threading.Lock()
+        self._sources = {file.name: file.source for file in files}
+        self._side_files: tuple[str, ...] | None = () if is_one_file else None
 
-    def __post_init__(self) -> None:
-        merged = {name: t for header in self.headers.values() for name, t in header.tensors.items()}
-        object.__setattr__(self, "tensors", merged)
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[str, ...]:
+        """The weight files, in the order of their names."""
         return tuple(self.headers)
 
     @property
@@ -52,108 +98,101 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    @property
+    def side_files(self) -> tuple[str, ...]:
+        """What decides about the answers beside the weights; none for a single file.
+
+        Looked up at the first call; from a place that cannot be listed, KNOWN_SIDE_FILES.
+        """
+        if self._side_files is None:
+            names = self._store.names()
+            if names is None:
+                found = tuple(name for name in KNOWN_SIDE_FILES if self._is_there(name))
+            else:
+                found = tuple(n for n in names if PurePosixPath(n).suffix in SIDE_FILE_SUFFIXES)
+            self._side_files = found
+        return self._side_files
+
+    def source(self, file: str) -> ByteSource:
+        """Where a weight or side file is read from: one and the same for all, closed by close().
+
+        A side file is pinned at the first call. Raises SourceReadErrors.
+        """
+        with self._lock:
+            source = self._sources.get(file)
+        if source is not None:
+            return source
+        opened = open_retried(self._store, file)  # takes its time: not under the lock
+        with self._lock:
+            source = self._sources.setdefault(file, opened)
+        if source is not opened:
+            opened.close()
+        return source
+
     def digest(self, progress: Progress | None = None) -> str:
-        """SHA-256 (hex) over names, sizes and contents of the weights, config and tokenizer."""
-        files = sorted((*self.headers, *self.side_files))
-        root = self.path if self.path.is_dir() else self.path.parent
+        """SHA-256 (hex) over names, sizes and contents of the weights, config and tokenizer.
+
+        Reads every byte. Raises CheckpointError where that fails or a file was changed.
+        """
         digest = hashlib.sha256()
         try:
-            total = sum(file.stat().st_size for file in files)
+            names = sorted((*self.headers, *self.side_files), key=PurePosixPath)
+            total = sum(self.source(name).version.nbytes for name in names)
             done = 0
-            for file in files:
-                with file.open("rb") as stream:
-                    size = os.fstat(stream.fileno()).st_size
-                    # Names and sizes keep bytes from moving between files unnoticed.
-                    digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0".encode())
-                    while block := stream.read(_READ_BYTES):
-                        digest.update(block)
-                        done += len(block)
-                        if progress is not None:
-                            progress(done, total)
-        except OSError as error:
-            raise CheckpointError(self.path, f"cannot be read: {error.strerror}") from error
+            for name in names:
+                # Names and sizes keep bytes from moving between files unnoticed.
+                digest.update(f"{name}\0{self.source(name).version.nbytes}\0".encode())
+                for block in _blocks(self.source(name)):
+                    digest.update(block)
+                    done += len(block)
+                    if progress is not None:
+                        progress(done, total)
+        except SourceReadError as error:
+            raise CheckpointError(error.location, f"cannot be read: {error.reason}") from error
         return digest.hexdigest()
 
+    def close(self) -> None:
+        """Close sources and store; readers must be closed before. Idempotent."""
+        with self._lock:
+            sources = list(self._sources.values())
+            self._sources.clear()
+        for source in sources:
+            source.close()
+        self._store.close()
 
-def open_checkpoint(path: Path) -> Checkpoint:
+    def _is_there(self, name: str) -> bool:
+        try:
+            self.source(name)
+        except (ObjectMissingError, AccessDeniedError):
+            # S3 says 403 of a missing key to who may not list the bucket.
+            return False
+        return True
+
+
+def open_checkpoint(location: str | Path, options: SourceOptions | None = None) -> Checkpoint:
     """Check a directory with model.safetensors or shards, or one .safetensors file.
 
-    Raises a CheckpointError of the kind that names the cause. Symlinks are followed: the
-    Hugging Face cache is made of them.
+    *location* is a path, or an s3://, http(s):// or hf:// URL; *options* are those of its kind.
+    Symlinks are followed: the Hugging Face cache is made of them. Raises a CheckpointError of the
+    kind that names the cause, or a SourceReadError where the place does not give its bytes.
     """
-    try:
-        return _open(path)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    where = parse_location(location)
+    return open_stored(open_store(where, options), where.file_name)
 
 
-def _open(path: Path) -> Checkpoint:
-    if path.is_file():
-        if path.suffix in PICKLE_SUFFIXES:
-            raise UnsafeCheckpointError(path, _CONVERT)
-        return Checkpoint(path, {path: read_header(path)})
-    if not path.is_dir():
-        raise CheckpointError(path, "no such file or directory")
-    side_files = tuple(
-        sorted(f for f in path.iterdir() if f.suffix in SIDE_FILE_SUFFIXES and f.is_file())
-    )
-    single = path / SINGLE_FILE
-    if single.is_file():  # wins over an index, as in transformers
-        return Checkpoint(path, {single: read_header(single)}, side_files)
-    index = path / INDEX_FILE
-    if not index.is_file():
-        raise _nothing_to_open(path)
-    return Checkpoint(path, _read_shards(path, index), side_files)
+def open_stored(store: Store, file_name: str | None = None) -> Checkpoint:
+    """The checkpoint in *store*, or its one file *file_name*. The checkpoint owns the store."""
+    with contextlib.ExitStack() as failed:
+        failed.callback(store.close)
+        files = open_weight_files(store, file_name)
+        failed.pop_all()
+    return Checkpoint(store, files, is_one_file=file_name is not None)
 
 
-def _nothing_to_open(path: Path) -> CheckpointError:
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        return UnsafeCheckpointError(path, f"holds only {pickles[0]}: {_CONVERT}")
-    return CheckpointError(path, f"holds neither {SINGLE_FILE} nor {INDEX_FILE}")
-
-
-def _read_shards(directory: Path, index: Path) -> dict[Path, Header]:
-    weight_map = _read_weight_map(index)
-    shards = {name: _shard_path(index, name) for name in set(weight_map.values())}
-    headers: dict[Path, Header] = {}
-    holder: dict[str, Path] = {}
-    for shard in sorted(set(shards.values())):  # "a" and "./a" are one
-        if not shard.is_file():
-            raise MissingShardError(directory, f"the index names {shard.name}, which is not there")
-        headers[shard] = read_header(shard)
-        for tensor in headers[shard].tensors:
-            if tensor in holder:
-                raise CheckpointError(
-                    directory, f"{tensor!r} stands in {holder[tensor].name} and in {shard.name}"
-                )
-            holder[tensor] = shard
-    for tensor, name in weight_map.items():
-        if tensor not in headers[shards[name]].tensors:
-            raise CheckpointError(directory, f"the index puts {tensor!r} in {name}: not there")
-    return headers
-
-
-def _read_weight_map(index: Path) -> dict[str, str]:
-    try:
-        if index.stat().st_size > MAX_HEADER_BYTES:
-            raise CheckpointError(index, f"larger than {MAX_HEADER_BYTES} bytes")
-        weight_map = parse_object(index.read_bytes().lstrip()).get("weight_map")
-    except StrictJsonError as error:
-        raise CheckpointError(index, f"broken index: {error}") from error
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(index, "broken index: it has no weight_map")
-    for tensor, name in weight_map.items():
-        if not isinstance(name, str):
-            raise CheckpointError(index, f"broken index: {tensor!r} is mapped to no file name")
-    return weight_map
-
-
-def _shard_path(index: Path, name: str) -> Path:
-    """Where the index may point: into its own directory, at a safetensors file."""
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.isprintable():
-        raise UnsafeCheckpointError(index, f"the index points outside its directory: {name!r}")
-    if pure.suffix != SUFFIX:
-        raise UnsafeCheckpointError(index, f"the index names {name!r}: {_CONVERT}")
-    return index.parent / pure
+def _blocks(source: ByteSource) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(_READ_BYTES, source.version.nbytes)))
+    with contextlib.closing(source.reader()) as reader:
+        for start in range(0, source.version.nbytes, _READ_BYTES):
+            block = buffer[: source.version.nbytes - start]
+            retried(partial(reader.read_into, start, block), RetryPolicy())
+            yield block

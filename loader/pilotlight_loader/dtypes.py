@@ -39,26 +39,26 @@ _BITS: dict[str, int] = {name: dtype.itemsize * 8 for name, dtype in _TORCH_DTYP
 _SUB_BYTE = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
 
 
-def dtype_bits(name: str, tensor: str, path: Path) -> int:
+def dtype_bits(name: str, tensor: str, path: Path | str) -> int:
     """Bits of one element. Raises UnsupportedDtypeError, naming *tensor*."""
     _check(name, tensor, path)
     return _BITS[name]
 
 
-def torch_dtype(name: str, tensor: str, path: Path) -> torch.dtype:
+def torch_dtype(name: str, tensor: str, path: Path | str) -> torch.dtype:
     """The torch dtype of a safetensors dtype. Raises UnsupportedDtypeError, naming *tensor*."""
     _check(name, tensor, path)
     return _TORCH_DTYPES[name]
 
 
-def dtype_name(dtype: torch.dtype, tensor: str, path: Path) -> str:
+def dtype_name(dtype: torch.dtype, tensor: str, path: Path | str) -> str:
     """The safetensors dtype of a torch dtype. Raises UnsupportedDtypeError, naming *tensor*."""
     if dtype not in _NAMES:
         raise UnsupportedDtypeError(path, f"{tensor!r} is {dtype}, which safetensors cannot store")
     return _NAMES[dtype]
 
 
-def _check(name: str, tensor: str, path: Path) -> None:
+def _check(name: str, tensor: str, path: Path | str) -> None:
     if name in _BITS:
         return
     if name in _SUB_BYTE:

@@ -40,9 +40,9 @@ class LoaderError(Exception):
 
 
 class CheckpointError(LoaderError):
-    """A checkpoint on disk cannot be used as it is."""
+    """A checkpoint cannot be used as it is. *path* is a location where it is not on disk."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(path, reason)
         self.path = path
         self.reason = reason

@@ -62,7 +62,7 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
 
 
-def parse_header(raw: bytes, file_size: int, path: Path) -> Header:
+def parse_header(raw: bytes, file_size: int, path: Path | str) -> Header:
     """Check the header at the beginning of *raw*, the first bytes of a file of *file_size* bytes.
 
     Raises HeaderError or UnsupportedDtypeError, and names the tensor; *path* is only for messages.
@@ -83,7 +83,15 @@ def parse_header(raw: bytes, file_size: int, path: Path) -> Header:
     return Header({tensor.name: tensor for tensor in tensors}, metadata, data_start)
 
 
-def _header_length(raw: bytes, file_size: int, path: Path) -> int:
+def header_end(raw: bytes, file_size: int, path: Path | str) -> int:
+    """Where the header ends, by the first LENGTH_BYTES of a file of *file_size* bytes.
+
+    Raises HeaderError above the cap or the file's size: ask before reading so much.
+    """
+    return LENGTH_BYTES + _header_length(raw, file_size, path)
+
+
+def _header_length(raw: bytes, file_size: int, path: Path | str) -> int:
     if len(raw) < LENGTH_BYTES:
         raise HeaderError(path, f"the file is {file_size} bytes, too short for a header")
     (length,) = struct.unpack_from("<Q", raw)
@@ -94,7 +102,7 @@ def _header_length(raw: bytes, file_size: int, path: Path) -> int:
     return int(length)
 
 
-def _metadata(entry: object, path: Path) -> dict[str, str]:
+def _metadata(entry: object, path: Path | str) -> dict[str, str]:
     if not isinstance(entry, dict):
         raise HeaderError(path, f"{METADATA_KEY} is not an object")
     for key, value in entry.items():
@@ -103,7 +111,7 @@ def _metadata(entry: object, path: Path) -> dict[str, str]:
     return entry
 
 
-def _tensor(name: str, entry: object, data_start: int, path: Path) -> TensorInfo:
+def _tensor(name: str, entry: object, data_start: int, path: Path | str) -> TensorInfo:
     if len(name) > MAX_NAME_CHARS:
         raise HeaderError(path, f"a tensor's name has {len(name)} characters: {name[:64]!r}…")
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
@@ -131,7 +139,7 @@ def _are_counts(value: object) -> bool:
     )
 
 
-def _elements(name: str, shape: Sequence[int], path: Path) -> int:
+def _elements(name: str, shape: Sequence[int], path: Path | str) -> int:
     count = 1
     for size in shape:
         count *= size
@@ -142,7 +150,7 @@ def _elements(name: str, shape: Sequence[int], path: Path) -> int:
 
 
 def _check_coverage(
-    tensors: Sequence[TensorInfo], data_start: int, file_size: int, path: Path
+    tensors: Sequence[TensorInfo], data_start: int, file_size: int, path: Path | str
 ) -> None:
     """The tensors must cover the data section exactly, as the format demands."""
     if tensors and tensors[0].start != data_start:

@@ -1,0 +1,121 @@
+"""Where an object is to be asked for at present: signed, signed again, redirected."""
+
+from __future__ import annotations
+
+import http
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import quote, urljoin, urlsplit
+
+from pilotlight_loader.errors import RangeAnswerError
+from pilotlight_loader.sources.http_connection import Origin
+from pilotlight_loader.sources.location import redacted
+
+_PORTS = {"http": 80, "https": 443}
+_REFUSED = frozenset({http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN})
+_GONE = frozenset({http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE})
+_SAFE_IN_URL = "%/:=&?~#+!$,;'@()*[]"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """Whom to ask, and what to send along; both may hold credentials, so neither is printed."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    use_until_s: float = float("inf")  # by time.monotonic
+    is_redirected: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        parts = urlsplit(self.url)
+        port = parts.port or _PORTS[parts.scheme]
+        return Origin(parts.scheme == "https", parts.hostname or "", port)
+
+    @property
+    def host(self) -> str:
+        """As it stands in the URL: signatures cover it."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def target(self) -> str:
+        parts = urlsplit(self.url)
+        return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+class Signer(Protocol):
+    """Makes requests for one object. Route calls it under its lock."""
+
+    def sign(self) -> HttpRequest: ...
+
+    def was_refused(self) -> bool:
+        """The last request was refused: whether sign() would now give a better one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedRequest:
+    """A signer of one request that never changes."""
+
+    request: HttpRequest
+
+    def sign(self) -> HttpRequest:
+        return self.request
+
+    def was_refused(self) -> bool:
+        return False
+
+
+class Route:
+    """One for all readers of an object, thread-safe: what one of them learns, all use.
+
+    A redirect is remembered, or each range would be asked for twice; when what it led to is
+    refused or gone, its signature has expired, and the way begins again at the first URL.
+    """
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        self._lock = threading.Lock()
+        self._request: HttpRequest | None = None
+
+    def current(self) -> HttpRequest:
+        with self._lock:
+            if self._request is None or time.monotonic() >= self._request.use_until_s:
+                self._request = self._signer.sign()
+            return self._request
+
+    def follow(self, request: HttpRequest, to: str, location: str) -> None:
+        """Go on at *to*, where *request* was redirected. Raises RangeAnswerError."""
+        url = quote(urljoin(request.url, to), safe=_SAFE_IN_URL)
+        try:
+            hop = HttpRequest(url, is_redirected=True)
+            is_same_place = hop.origin == request.origin
+        except (KeyError, ValueError) as error:
+            raise RangeAnswerError(location, f"redirected to {redacted(url)!r}") from error
+        if request.origin.is_tls and not hop.origin.is_tls:
+            raise RangeAnswerError(location, f"redirected from https to {redacted(url)}: refused")
+        if is_same_place:  # elsewhere, Authorization and the like are nobody's business
+            hop = HttpRequest(url, request.headers, is_redirected=True)
+        with self._lock:
+            if self._request is request:
+                self._request = hop
+
+    def renew(self, request: HttpRequest, status: int, *, has_expired: bool) -> bool:
+        """After *request* was refused: whether current() now gives another one."""
+        with self._lock:
+            if self._request is not request:
+                return True  # another reader was faster
+            if request.is_redirected:
+                if status not in _REFUSED | _GONE and not has_expired:
+                    return False
+            elif not (status in _REFUSED or has_expired) or not self._signer.was_refused():
+                return False
+            self._request = None
+            return True
+
+    def restart(self) -> None:
+        """Forget redirects and signatures."""
+        with self._lock:
+            self._request = None
