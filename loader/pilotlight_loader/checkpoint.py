@@ -76,6 +76,7 @@ class Checkpoint:
         self._lock = threading.Lock()
         self._sources = {file.name: file.source for file in files}
         self._side_files: tuple[str, ...] | None = () if is_one_file else None
+        self._is_closed = False
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -116,15 +117,17 @@ class Checkpoint:
     def source(self, file: str) -> ByteSource:
         """Where a weight or side file is read from: one and the same for all, closed by close().
 
-        A side file is pinned at the first call. Raises SourceReadErrors.
+        A side file is pinned at the first call. Raises SourceReadErrors; ValueError once closed.
         """
         with self._lock:
+            if self._is_closed:
+                raise ValueError(f"{self.location}: the checkpoint is closed")
             source = self._sources.get(file)
         if source is not None:
             return source
         opened = open_retried(self._store, file)  # takes its time: not under the lock
         with self._lock:
-            source = self._sources.setdefault(file, opened)
+            source = opened if self._is_closed else self._sources.setdefault(file, opened)
         if source is not opened:
             opened.close()
         return source
@@ -154,6 +157,7 @@ class Checkpoint:
     def close(self) -> None:
         """Close sources and store; readers must be closed before. Idempotent."""
         with self._lock:
+            self._is_closed = True
             sources = list(self._sources.values())
             self._sources.clear()
         for source in sources:

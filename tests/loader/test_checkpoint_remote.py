@@ -201,6 +201,14 @@ def test_remote_server_without_ranges_is_refused(url, server):
         open_checkpoint(url)
 
 
+def test_checkpoint_that_was_closed_gives_no_sources(url):
+    with open_checkpoint(url) as checkpoint:
+        pass
+
+    with pytest.raises(ValueError, match="is closed"):
+        checkpoint.source("one.safetensors")
+
+
 def test_remote_checkpoint_closes_its_connections(url, server):
     with open_checkpoint(url):
         pass

@@ -25,13 +25,15 @@ from pilotlight_loader.sources.http_connection import (
     Timeouts,
 )
 from pilotlight_loader.sources.http_exchange import NETWORK_ERRORS, Exchange, network_error
-from pilotlight_loader.sources.http_route import FixedRequest, HttpRequest, Route
+from pilotlight_loader.sources.http_route import FixedRequest, HttpRequest, Route, quoted
 from pilotlight_loader.sources.location import Location
 from pilotlight_loader.sources.source import ObjectVersion, Reader
 
 # S3 gives 85-90 MB/s a connection (AWS, "Horizontal Scaling and Request Parallelization"):
 # 16 fill 10 Gbit/s. Its guide has 8-16 MB ranges: at 8 MiB the request's round trip of some
-# 20 ms is a fifth of a part's time, and 16 parts in flight are 128 MiB of staging.
+# 20 ms is a fifth of a part's time, and 16 parts in flight are 128 MiB of staging. On loopback
+# (nginx, two busy cores, 4 and 8 connections) this reads into memory at 1.0 x the rate of bare
+# sockets whose bytes are thrown away.
 PARALLEL = 16
 PART_BYTES = 8 * 1024 * 1024
 _SUCCESS = (200, 206)
@@ -70,8 +72,9 @@ class HttpStore:
 
     def open(self, name: str) -> HttpSource:
         where = self._where
-        url = f"{where.scheme}://{where.authority}{where.directory}/{quote(name)}"
-        request = HttpRequest(f"{url}?{where.query}" if where.query else url, self._headers)
+        url = quoted(f"{where.scheme}://{where.authority}{where.directory}/") + quote(name)
+        query = f"?{quoted(where.query)}" if where.query else ""
+        request = HttpRequest(url + query, self._headers)
         return open_object(url, Route(FixedRequest(request)), self._pool, self._options)
 
     def names(self) -> None:

@@ -61,6 +61,7 @@ class Connection:
         self._tls = tls
         self._http = http.client.HTTPConnection(origin.host, origin.port)
         self._response: http.client.HTTPResponse | None = None
+        self._is_owed = False  # a request is out whose answer has not come
         self._lock = threading.Lock()  # between close() and abort(): a number may be used again
         self._socket: socket.socket | None = None
         self._aborted = False
@@ -76,15 +77,17 @@ class Connection:
         if self._http.sock is None:
             # http.client wants makefile, sendall and close of a socket, as its own tests do.
             self._http.sock = _Wire(self, self._connect())
+        self._is_owed = True
         self._http.request("GET", target, headers=dict(headers))
         self._response = self._http.getresponse()
+        self._is_owed = False
         self.answers += 1
         return self._response
 
     @property
     def is_reusable(self) -> bool:
         """Whether the last answer was read to its end and the server keeps the connection."""
-        is_read = self._response is None or self._response.isclosed()
+        is_read = not self._is_owed and (self._response is None or self._response.isclosed())
         return is_read and self._http.sock is not None and not self._aborted
 
     def receive(self, buffer: WriteableBuffer) -> int:

@@ -122,6 +122,8 @@ def network_error(error: Exception, location: str) -> SourceReadError:
     """The loader's name for what a socket or http.client raised."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return AccessDeniedError(location, f"the server's certificate: {error.verify_message}")
+    if isinstance(error, http.client.InvalidURL):  # its message repeats the URL, signature and all
+        return LocationError(location, "not a valid URL")
     if isinstance(error, TimeoutError):
         return TransientReadError(location, f"timed out: {error}")
     if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:

@@ -20,6 +20,11 @@ _GONE = frozenset({http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE})
 _SAFE_IN_URL = "%/:=&?~#+!$,;'@()*[]"
 
 
+def quoted(url: str) -> str:
+    """*url* with what may not stand in a request line percent-encoded; what is stays as it is."""
+    return quote(url, safe=_SAFE_IN_URL)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """Whom to ask, and what to send along; both may hold credentials, so neither is printed."""
@@ -88,7 +93,7 @@ class Route:
 
     def follow(self, request: HttpRequest, to: str, location: str) -> None:
         """Go on at *to*, where *request* was redirected. Raises RangeAnswerError."""
-        url = quote(urljoin(request.url, to), safe=_SAFE_IN_URL)
+        url = quoted(urljoin(request.url, to))
         try:
             hop = HttpRequest(url, is_redirected=True)
             is_same_place = hop.origin == request.origin

@@ -54,6 +54,10 @@ class HubStore:
         self._options = options or HubOptions()
         self._repository = location.authority
         self._folder = f"{location.directory}/" if location.directory else ""
+        try:
+            self._hub.utils.validate_repo_id(self._repository)
+        except self._hub.errors.HFValidationError as error:
+            raise LocationError(self.location, str(error)) from error
         offline = self._options.offline
         self._is_offline = self._hub.constants.HF_HUB_OFFLINE if offline is None else offline
         self._files: Sequence[str] | None = None  # of the whole repository, once it was asked for
@@ -149,8 +153,6 @@ class HubStore:
             )
         if isinstance(error, errors.RevisionNotFoundError):
             return ObjectMissingError(self.location, f"{reason}: no such revision")
-        if isinstance(error, errors.HFValidationError):
-            return LocationError(self.location, str(error))
         if status in (401, 403):
             return AccessDeniedError(self.location, reason)
         if status and status < 500 and status not in (408, 429):

@@ -98,6 +98,8 @@ def _bucket(text: str) -> Location:
 def _url(text: str, parts: SplitResult) -> Location:
     if not parts.hostname:
         raise LocationError(redacted(text), "the URL has no host")
+    if not parts.hostname.isascii():
+        raise LocationError(redacted(text), "write the host in ASCII, as xn--…")
     userinfo, _, host = parts.netloc.rpartition("@")
     directory, file_name = _file_of(parts.path.rstrip("/"))
     return Location(

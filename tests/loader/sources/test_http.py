@@ -92,6 +92,13 @@ def test_http_keeps_a_signature_and_shows_it_nowhere(http_store, server):
     assert "secret" not in str(caught.value)
 
 
+def test_http_quotes_what_a_url_may_not_hold(http_store, server):
+    server.put("/mod%C3%A8l%20x%41/blob", DATA)
+    http_store("/modèl x%41?a=b c%20d").open("blob")
+
+    assert server.requests[0].path == "/mod%C3%A8l%20x%41/blob?a=b%20c%20d"
+
+
 def test_http_quotes_names(http_store, server):
     server.put("/model/a%20b%3Fc", DATA)
 
@@ -455,6 +462,16 @@ def test_http_silence_is_transient(http_store, server):
 
     with pytest.raises(TransientReadError, match="timed out"):
         read(source, 0, 1000)
+
+
+def test_http_answer_that_comes_too_late_is_not_taken_for_the_next(http_store, server, owned):
+    reader = reader_of(http_store(silence_timeout_s=0.2).open("blob"), owned)
+    server.script("/model/blob", never_answer)
+    with pytest.raises(TransientReadError):
+        read_with(reader, 0, 10)
+
+    assert read_with(reader, 10, 10) == DATA[10:20]
+    assert len(server.connections) == 2
 
 
 def test_http_dripping_body_is_cut_off(http_store, server, monkeypatch):

@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from support.reading import DATA, read, read_with, reader_of
@@ -14,9 +15,11 @@ from pilotlight_loader.errors import (
     ObjectMissingError,
     RangeAnswerError,
     ReadAbortedError,
+    SourceReadError,
+    TransientReadError,
 )
 from pilotlight_loader.sources.direct_read import ALIGN_BYTES, MIN_DIRECT_BYTES, direct_span
-from pilotlight_loader.sources.local import LocalOptions, LocalSource, LocalStore
+from pilotlight_loader.sources.local import LocalOptions, LocalSource, LocalStore, os_error
 from pilotlight_loader.sources.residency import Residency
 
 BIG = (DATA * 12)[: 3 * MIN_DIRECT_BYTES + 123]  # with a last page that is not whole
@@ -127,6 +130,15 @@ def test_local_reads_cached_pages_through_the_page_cache(big, monkeypatch):
     assert read(LocalSource(big), 0, len(BIG)) == BIG
 
 
+def test_local_asks_for_no_o_direct_where_there_is_no_disk(big, monkeypatch):
+    # As NFS does, procfs has a device number without a driver; it has no pages to be cold.
+    refuse_direct(monkeypatch, AssertionError("asked for O_DIRECT"))
+    monkeypatch.setattr(os, "major", lambda device: 0)
+
+    assert not LocalSource(Path("/proc/version")).is_on_disk
+    assert read(LocalSource(big), 0, len(BIG)) == BIG
+
+
 def test_local_falls_back_where_o_direct_is_refused(big, monkeypatch):
     refuse_direct(monkeypatch, OSError(errno.EINVAL, "Invalid argument"))
 
@@ -226,12 +238,16 @@ def test_local_thing_that_is_no_file_is_missing(tmp_path, make):
         LocalStore(tmp_path).open("thing")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_local_file_that_may_not_be_read_is_denied(file):
-    file.chmod(0)
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(errno.EACCES, AccessDeniedError), (errno.ENOENT, ObjectMissingError),
+     (errno.EIO, TransientReadError), (errno.EMFILE, SourceReadError)],
+)  # fmt: skip
+def test_local_os_error_has_its_name(code, kind):
+    named = os_error(OSError(code, os.strerror(code)), "/there")
 
-    with pytest.raises(AccessDeniedError):
-        read(LocalSource(file), 0, 1)
+    assert type(named) is kind
+    assert str(named) == f"/there: {os.strerror(code)}"
 
 
 def test_local_reader_that_was_aborted_reads_no_more(file, owned):

@@ -81,6 +81,7 @@ def test_location_shows_no_credentials(show):
         ("http://host:port/a", "not a valid URL"),
         ("http://[::1/a", "not a valid URL"),
         ("http://host/a\n", "not printable"),
+        ("http://hôst/a", "in ASCII"),
         ("hf://name", "expected hf://org/name"),
         ("hf://org/@v1", "expected hf://org/name"),
         ("hf://org/name/../b", "expected hf://org/name"),
