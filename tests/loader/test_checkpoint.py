@@ -164,6 +164,13 @@ def test_checkpoint_with_a_tensor_missing_in_its_shard_names_it(sharded):
         open_checkpoint(sharded)
 
 
+def test_checkpoint_with_a_tensor_in_another_shard_than_the_index_says_is_refused(sharded):
+    write_index(sharded, {"a": "two.safetensors", "b": "one.safetensors"})
+
+    with pytest.raises(CheckpointError, match=r"'a' in two\.safetensors: not there"):
+        open_checkpoint(sharded)
+
+
 def test_checkpoint_with_a_tensor_in_two_shards_names_both(sharded):
     save_file({"a": torch.zeros(2), "b": torch.ones(3)}, sharded / "two.safetensors")
 
