@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from pilotlight_deploy.render.progress import PlainDeploy, waiting
+from pilotlight_deploy.render.progress import PlainDeploy, PlainTransfer, transferring, waiting
 from pilotlight_platform.schemas.model import DeployProgress
 
 
@@ -35,3 +35,28 @@ def test_waiting_writes_plain_lines():
         update("starting Ray")
 
     assert console.file.getvalue() == "starting\nstarting Ray\n"
+
+
+def test_transfer_tells_rate_and_time_left():
+    lines, times = [], iter([0.0, 0.0, 0.5, 0.5, 2.0, 2.0])
+    clock = lambda: next(times)  # noqa: E731
+    view = PlainTransfer(lines.append, clock=clock)
+
+    view.show("pulling a", 1_000_000_000, 4_000_000_000)  # was there: not part of the rate
+    view.show("pulling a", 1_500_000_000, 4_000_000_000)  # 0.5 s after the last: not told
+    view.show("pulling a", 2_000_000_000, 4_000_000_000)
+
+    assert lines == [
+        "pulling a: 1 GB of 4 GB",
+        "pulling a: 2 GB of 4 GB, 0.5 GB/s, 4.00 s left",
+    ]
+
+
+def test_transfer_on_what_is_no_terminal_writes_plain_lines():
+    console = Console(file=io.StringIO(), width=40)
+
+    with transferring(console) as show:
+        show("pulling a", 0, 10)
+        show("pulling b", 10, 10)
+
+    assert console.file.getvalue() == "pulling a: 0 B of 10 B\npulling b: 10 B of 10 B\n"

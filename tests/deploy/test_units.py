@@ -2,7 +2,7 @@
 
 import pytest
 
-from pilotlight_deploy.render.units import count, duration, rate, size
+from pilotlight_deploy.render.units import count, duration, parse_size, rate, size
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,17 @@ def test_count():
 def test_rate_never_has_an_exponent():
     assert rate(746_000_000, 0.000003) == "248667 GB/s"
     assert rate(0, 1.0) == rate(1, 0.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("123", 123), ("746MB", 746_000_000), ("1.5 TB", 1_500_000_000_000), ("2kB", 2000), ("0", 0)],
+)
+def test_parse_size(text, nbytes):
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "1x", "1GiB", "1e3"])
+def test_parse_size_refuses(text):
+    with pytest.raises(ValueError, match="is not a size: write it as in 200GB"):
+        parse_size(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def duration(seconds: float) -> str:
     """``212 ms``; one decimal below 10 ms, seconds from 1 s on."""
@@ -18,6 +20,14 @@ def size(nbytes: float) -> str:
             return f"{_digits(nbytes)} {unit}"
         nbytes /= 1000
     return f"{_digits(nbytes)} TB"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``746MB`` or ``1.5 TB``; a number alone is bytes. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: write it as in 200GB")
+    return round(float(match[1]) * 10.0 ** (3 * " kMGT".index(match[2] or " ")))
 
 
 def count(number: float) -> str:

@@ -130,15 +130,17 @@ class Cache:
         timeout_s: float,
         cancel: threading.Event | None = None,
         *,
-        progress: Progress | None = None,
+        on_check: Progress | None = None,
+        on_follow: Progress | None = None,
     ) -> Lease | Filling:
         """Whichever comes first: the published bytes, or the duty to fetch them.
 
-        Raises LoadCancelledError, CacheError after *timeout_s*, and what begin() raises.
+        *on_check* is begin()'s progress, *on_follow* wait()'s. Raises
+        LoadCancelledError, CacheError after *timeout_s*, and what begin() raises.
         """
         deadline_s = time.monotonic() + timeout_s
         while True:
-            found = self.lease(identity) or self.begin(identity, progress=progress, cancel=cancel)
+            found = self.lease(identity) or self.begin(identity, progress=on_check, cancel=cancel)
             if found is not None:
                 return found
             if cancel is not None and cancel.is_set():
@@ -149,7 +151,7 @@ class Cache:
                     f"{identity.location}: another process fetches it for more than "
                     f"{timeout_s:g} s; load without the cache, or end that process"
                 )
-            lease = self.wait(identity, remaining_s, cancel, progress=progress)
+            lease = self.wait(identity, remaining_s, cancel, progress=on_follow)
             if lease is not None:
                 return lease
 

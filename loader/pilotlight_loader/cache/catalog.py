@@ -69,10 +69,10 @@ def remove_target(directory: CacheDirectory, target: str) -> Removal:
     in_use: list[Stored] = []
     unlinked: list[CacheEntry] = []
     for part in inventory.parts:
-        if part.identity is not None and _is_under(part.identity.location, target):
+        if part.identity is not None and is_under(part.identity.location, target):
             (removed if eviction.remove(directory, part) else in_use).append(part)
     for blob in inventory.blobs:
-        matching = [ref for ref in blob.refs if _is_under(ref.ref.identity.location, target)]
+        matching = [ref for ref in blob.refs if is_under(ref.ref.identity.location, target)]
         if blob.digest == target or (matching and len(matching) == len(blob.refs)):
             (removed if eviction.remove(directory, blob) else in_use).append(blob)
             continue
@@ -87,7 +87,8 @@ def remove_target(directory: CacheDirectory, target: str) -> Removal:
     return Removal((*removal.removed, *unlinked), removal.in_use, removal.freed_bytes)
 
 
-def _is_under(location: str, target: str) -> bool:
+def is_under(location: str, target: str) -> bool:
+    """Whether *target* means *location*: it, or a directory that it is in."""
     return location == target or location.startswith(target.rstrip("/") + "/")
 
 

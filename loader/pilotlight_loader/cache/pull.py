@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Literal, Protocol
 
 from pilotlight_loader.cache.cache import Cache
 from pilotlight_loader.cache.checking import Progress
@@ -28,6 +29,12 @@ class Retries(Protocol):
         """None: no more. The first *attempt* is 1; *random* gives numbers in [0, 1)."""
 
 
+PullPhase = Literal["check", "follow", "fetch"]
+# What is counted, bytes done, bytes in all. "check": what an earlier attempt left is read again;
+# "follow": another process fetches it.
+PullProgress = Callable[[PullPhase, int, int], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Pulled:
     """What a pull did."""
@@ -43,7 +50,7 @@ def pull(
     cache: Cache,
     *,
     retries: Retries,
-    progress: Progress | None = None,
+    progress: PullProgress | None = None,
     cancel: threading.Event | None = None,
     follow_timeout_s: float = FOLLOW_TIMEOUT_S,
 ) -> Pulled:
@@ -55,17 +62,28 @@ def pull(
     """
     began_s = time.monotonic()
     cancel = cancel or threading.Event()
-    found = cache.claim(ObjectIdentity.of(source), follow_timeout_s, cancel, progress=progress)
+    found = cache.claim(
+        ObjectIdentity.of(source),
+        follow_timeout_s,
+        cancel,
+        on_check=_phase("check", progress),
+        on_follow=_phase("follow", progress),
+    )
     if isinstance(found, Lease):
         with found:
             return Pulled(found.digest, found.nbytes, 0, time.monotonic() - began_s)
     with found as filling:
         missing_bytes = sum(gap.nbytes for gap in filling.missing())
         try:
-            fetch(source, filling, retries.delay_s, progress=progress, cancel=cancel)
+            told = _phase("fetch", progress)
+            fetch(source, filling, retries.delay_s, progress=told, cancel=cancel)
         except ObjectChangedError:
             filling.abandon(keep=False)  # the rest of this version will never come
             raise
         with filling.publish() as lease:
             seconds = time.monotonic() - began_s
             return Pulled(lease.digest, lease.nbytes, missing_bytes, seconds)
+
+
+def _phase(phase: PullPhase, progress: PullProgress | None) -> Progress | None:
+    return None if progress is None else partial(progress, phase)

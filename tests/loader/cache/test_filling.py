@@ -78,17 +78,19 @@ def publish_and_close(filling):
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 40)), max_size=12))
 def test_filling_overlapping_writes_keep_the_first_bytes(spans):
     expected = bytearray(100)
-    with tempfile.TemporaryDirectory() as folder:
-        with begin(Cache(Path(folder)), small("a", bytes(100))) as filling:
-            for number, (start, length) in enumerate(spans, 1):
-                data = bytes([number]) * min(length, 100 - start)
-                for at in range(start, start + len(data)):
-                    expected[at] = expected[at] or number
-                filling.write(start, memoryview(data), lambda: None)
-            missing = filling.missing()
-            write_missing(filling, memoryview(bytes(100)))
-            with filling.publish() as lease:
-                content = lease.path.read_bytes()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        begin(Cache(Path(folder)), small("a", bytes(100))) as filling,
+    ):
+        for number, (start, length) in enumerate(spans, 1):
+            data = bytes([number]) * min(length, 100 - start)
+            for at in range(start, start + len(data)):
+                expected[at] = expected[at] or number
+            filling.write(start, memoryview(data), lambda: None)
+        missing = filling.missing()
+        write_missing(filling, memoryview(bytes(100)))
+        with filling.publish() as lease:
+            content = lease.path.read_bytes()
 
     assert content == bytes(expected)
     assert [at for gap in missing for at in range(gap.start, gap.end)] == [
