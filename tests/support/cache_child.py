@@ -113,6 +113,8 @@ def die_at_each_line(cache: Cache, identity: ObjectIdentity, source: str, stride
             lead(fresh, identity, data)
             os._exit(0)
         _, status = os.waitpid(child, 0)
+        lost = [entry for entry in fresh.entries() if entry.digest and not entry.location]
+        assert lost == [], "a download that nobody can find"
         lead(fresh, identity, data)
         with fresh.lease(identity) as found:
             assert found.path.read_bytes() == data

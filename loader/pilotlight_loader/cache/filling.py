@@ -95,10 +95,7 @@ class Filling:
 
     def resumed(self) -> list[ByteRange]:
         """What was there at begin(), from an earlier leader; read_into() reads it."""
-        gaps = self._resumed.gaps(0, self.identity.nbytes)
-        ends = [0, *(gap.end for gap in gaps)]
-        starts = [*(gap.start for gap in gaps), self.identity.nbytes]
-        return [ByteRange(a, b) for a, b in zip(ends, starts, strict=True) if a < b]
+        return self._resumed.ranges()
 
     def read_into(self, start: int, into: memoryview) -> None:
         """Fill *into* from the resumed bytes. Raises ValueError outside them, CacheError."""

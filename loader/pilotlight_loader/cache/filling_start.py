@@ -26,7 +26,8 @@ def open_part(
     """
     path, journal = directory.part(identity.key), directory.journal(identity.key)
     content = read_journal(journal)
-    if content is None or content.identity != identity or not path.exists():
+    is_new = content is None or content.identity != identity or not path.exists()
+    if content is None or is_new:
         path.unlink(missing_ok=True)
         content = JournalContent(identity, {})
     else:
@@ -47,9 +48,10 @@ def open_part(
                 part.close()
                 raise
     except BaseException:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)  # who has no room should not keep any
-            journal.unlink(missing_ok=True)
+        if is_new:  # else it waits for more room, or for its turn to be evicted
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                journal.unlink(missing_ok=True)
         raise
     return part, content.checksums
 

@@ -29,6 +29,10 @@ class RangeSet:
     def nbytes(self) -> int:
         return sum(self._ends) - sum(self._starts)
 
+    def ranges(self) -> list[ByteRange]:
+        """In order, none touching the next."""
+        return [ByteRange(*span) for span in zip(self._starts, self._ends, strict=True)]
+
     def add(self, start: int, end: int) -> list[ByteRange]:
         """Add [start, end); the answer is what of it was not there yet."""
         if start >= end:

@@ -47,5 +47,6 @@ def free_bytes(directory: Path) -> int:
 def as_loader_error(error: OSError, path: Path, needed_bytes: int) -> LoaderError:
     """DiskFullError where the disk is full, else CacheError."""
     if error.errno in NO_ROOM:
-        return DiskFullError(path, needed_bytes, free_bytes(path.parent))
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        return DiskFullError(path, needed_bytes, free_bytes(there))
     return CacheError(f"{path}: {error.strerror or error}")

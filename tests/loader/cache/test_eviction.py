@@ -82,6 +82,17 @@ def test_eviction_takes_parts_without_a_leader(cache):
     assert names(cache) == ["a", "b", "c"]
 
 
+def test_eviction_leaves_a_part_that_waits_for_room(cache):
+    begin(cache, small("part", bytes(20))).abandon()
+    put(cache, "a")
+    with cache.lease(small("a", content("a"))):
+        less = Cache(cache.directory, capacity_bytes=25)
+        with pytest.raises(CacheFullError, match="0 bytes are needed"):
+            less.begin(small("part", bytes(20)))
+
+    assert names(cache) == ["a", "part"]
+
+
 def test_eviction_frees_the_bytes_once_when_locations_share_them(cache):
     for name in ("a", "b"):
         publish(cache, small(name, TEN), TEN)

@@ -24,6 +24,7 @@ def test_ranges_gaps_are_what_was_not_added(spans, start, end):
         model |= set(range(first, last))
 
     assert positions(kept.gaps(start, end)) == set(range(start, end)) - model
+    assert positions(kept.ranges()) == model
     assert kept.nbytes == len(model)
 
 
