@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilotlight_deploy.checkpoint_files import checkpoint_files
 from pilotlight_deploy.errors import CliError
 from pilotlight_deploy.exit_codes import ExitCode
-from pilotlight_deploy.stores import RETRIES, open_location
 from pilotlight_loader.cache.cache import Cache
 from pilotlight_loader.cache.catalog import CacheEntry, Removal, is_under
 from pilotlight_loader.cache.pull import Pulled, PullPhase, pull
+from pilotlight_loader.checkpoint import open_checkpoint
 from pilotlight_loader.errors import (
     CacheError,
     CheckpointError,
@@ -27,6 +26,7 @@ from pilotlight_loader.errors import (
     SourceReadError,
     TransientReadError,
 )
+from pilotlight_loader.sources.retry import RetryPolicy
 
 # The first that fits: the more specific ones stand first.
 _EXIT_CODES: tuple[tuple[type[LoaderError], ExitCode, str | None], ...] = (
@@ -105,17 +105,19 @@ def content(cache: Cache) -> CacheContent:
 def pull_checkpoint(cache: Cache, location: str, on_bytes: OnBytes) -> PullReport:
     """Bring a checkpoint's files into *cache*. Raises LoaderErrors."""
     began_s = time.monotonic()
-    store, only = open_location(location)
-    with store, ExitStack() as open_sources:
-        names = checkpoint_files(store) if only is None else [only]
+    with open_checkpoint(location) as checkpoint:
+        names = (*checkpoint.files, *checkpoint.side_files)
         # All versions are pinned before the first byte is read.
-        sources = {name: open_sources.enter_context(closing(store.open(name))) for name in names}
+        sources = {name: checkpoint.source(name) for name in names}
         total = sum(source.version.nbytes for source in sources.values())
         pulled: dict[str, Pulled] = {}
         for name, source in sources.items():
             before = sum(one.nbytes for one in pulled.values())
             pulled[name] = pull(
-                source, cache, retries=RETRIES, progress=_counted(name, before, total, on_bytes)
+                source,
+                cache,
+                retries=RetryPolicy(),
+                progress=_counted(name, before, total, on_bytes),
             )
     return PullReport(
         location,
