@@ -38,11 +38,18 @@ class MappedCheckpoint:
     page, where a read-only mapping would end the process. The file must not be changed in place.
     """
 
-    def __init__(self, path: Path, infos: Mapping[str, TensorInfo], nbytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        infos: Mapping[str, TensorInfo],
+        nbytes: int,
+        mapped: mmap | None = None,
+    ) -> None:
+        """Map *path*, or take *mapped*: a private mapping of the same bytes somewhere else."""
         self.path = path
         self.infos = infos
         self.nbytes = nbytes
-        self._mapped: mmap | None = _map(path, nbytes)
+        self._mapped: mmap | None = _map(path, nbytes) if mapped is None else mapped
 
     def __enter__(self) -> MappedCheckpoint:
         return self

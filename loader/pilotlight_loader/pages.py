@@ -8,6 +8,7 @@ import os
 from mmap import PAGESIZE
 
 _MADV_POPULATE_READ = 22  # Linux 5.14
+_MADV_POPULATE_WRITE = 23
 # ctypes lets go of the GIL around a call: other threads go on while pages come from the disk.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -19,12 +20,14 @@ _libc.mincore.restype = ctypes.c_int
 _SAMPLE_BYTES = 2 * 1024 * 1024
 
 
-def populate(address: int, nbytes: int) -> bool:
-    """Map and, where needed, read the pages; False where the kernel cannot.
+def populate(address: int, nbytes: int, *, write: bool = False) -> bool:
+    """Map and, where needed, read or make the pages; False where the kernel cannot.
 
-    *address* is on a page. Raises OSError where the pages cannot be read.
+    *address* is on a page; *write* maps them as a write to them would, without changing them.
+    Raises OSError where the pages cannot be had.
     """
-    if _libc.madvise(address, nbytes, _MADV_POPULATE_READ) == 0:
+    advice = _MADV_POPULATE_WRITE if write else _MADV_POPULATE_READ
+    if _libc.madvise(address, nbytes, advice) == 0:
         return True
     code = ctypes.get_errno()
     if code == errno.EINVAL:

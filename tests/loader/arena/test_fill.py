@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pilotlight_loader.arena.fill import READ_BYTES, fill, fill_from_file
+from pilotlight_loader.errors import ArenaFullError, CheckpointError, LoadCancelledError
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Two whole reads and a bit, of random bytes."""
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(0).randbytes(2 * READ_BYTES + 12_345))
+    return path
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_fill_brings_the_whole_file(arena, file, threads):
+    with fill_from_file(arena, "k", file, threads=threads) as lease:
+        assert bytes(lease.memory) == file.read_bytes()
+
+
+def test_fill_reads_nothing_that_is_here(arena, file):
+    fill_from_file(arena, "k", file).close()
+    file.unlink()
+
+    with fill_from_file(arena, "k", file) as lease:
+        assert lease.nbytes == 2 * READ_BYTES + 12_345
+
+
+def test_fill_is_done_once_by_many_threads(arena):
+    calls = []
+    together = threading.Barrier(4)
+
+    def ask(_: int) -> bytes:
+        together.wait(10)
+        with fill(arena, "k", 3, write) as lease:
+            return bytes(lease.memory)
+
+    def write(memory: memoryview) -> None:
+        calls.append(1)
+        memory[:] = b"abc"
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == [b"abc"] * 4
+    assert len(calls) == 1
+
+
+def test_fill_takes_over_from_a_killed_process(arena, file, other):
+    leader = other()
+    leader.ask("reserve", "k", file.stat().st_size)
+    leader.ask("write", "k", 9)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(fill_from_file, arena, "k", file)
+        leader.kill()
+
+        assert bytes(asked.result(30).memory) == file.read_bytes()
+
+
+def test_fill_waits_for_another_process(arena, file, other):
+    process = other()
+    filling = arena.reserve("k", 3)
+    process.begin("fill", "k", file)
+    filling.commit()
+
+    assert process.answer() == 3  # what was committed, not the file
+
+
+def test_fill_that_fails_leaves_the_arena_empty(arena):
+    def write(memory: memoryview) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill(arena, "k", 3, write)
+
+    assert arena.lease("k") is None
+    assert arena.reserve("k", arena.nbytes) is not None
+
+
+def test_fill_of_a_missing_file_names_it(arena, tmp_path):
+    with pytest.raises(CheckpointError, match="No such file"):
+        fill_from_file(arena, "k", tmp_path / "nowhere")
+
+
+def test_fill_of_too_much_is_refused(arena, file):
+    os.truncate(file, arena.nbytes + 1)
+
+    with pytest.raises(ArenaFullError):
+        fill_from_file(arena, "k", file)
+
+
+def test_fill_is_cancelled(arena, file):
+    cancel = threading.Event()
+    cancel.set()
+
+    with pytest.raises(LoadCancelledError):
+        fill_from_file(arena, "k", file, cancel=cancel)
+    assert arena.entries() == ()
+
+
+class _ReplacedWhileRead(threading.Event):
+    """Asked before each read whether to stop; changes the file in place instead."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self._change = change
+
+    def is_set(self) -> bool:
+        self._change()
+        return False
+
+
+def test_fill_of_a_file_that_is_cut_meanwhile_is_an_error(arena, file):
+    cut = _ReplacedWhileRead(lambda: os.truncate(file, 10))
+
+    with pytest.raises(CheckpointError, match="it was cut while it was read"):
+        fill_from_file(arena, "k", file, threads=1, cancel=cut)
+    assert arena.entries() == ()
+
+
+def test_fill_of_a_file_that_changes_meanwhile_is_an_error(arena, file):
+    changed = _ReplacedWhileRead(lambda: os.utime(file, ns=(1, 1)))
+
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        fill_from_file(arena, "k", file, cancel=changed)
+    assert arena.entries() == ()
