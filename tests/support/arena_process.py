@@ -78,6 +78,9 @@ class _Commands:
         with fill_from_file(self.arena, key, path) as lease:
             return lease.nbytes
 
+    def map_pages(self) -> None:
+        self.arena.map_pages()
+
     def hold_lock(self) -> None:
         self.lock = self.arena._ledger.locked()
         self.lock.__enter__()
@@ -184,7 +187,7 @@ class ArenaProcess:
     def begin(self, command: str, *arguments: object) -> None:
         self._pipe.send((command, arguments))
 
-    def answered(self, timeout_s: float = 0.0) -> bool:
+    def answered(self, timeout_s: float) -> bool:
         return self._pipe.poll(timeout_s)
 
     def answer(self) -> Any:

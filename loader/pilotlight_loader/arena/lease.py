@@ -17,7 +17,7 @@ from pilotlight_loader.arena.records import mark_released
 from pilotlight_loader.errors import ArenaError
 
 
-class _Extent:
+class _LockedExtent:
     """A locked record and its bytes. The lock goes with the last of this and all its views."""
 
     def __init__(self, key: str, start: int, nbytes: int, memory: Memory, file: HeldFile) -> None:
@@ -36,7 +36,7 @@ class _Extent:
         return self._file
 
 
-class Lease(_Extent):
+class Lease(_LockedExtent):
     """What is in the arena under a key; neither evicted nor moved until close().
 
     Whatever was made of it (memory, tensors, mappings) goes on holding it after close().
@@ -76,7 +76,7 @@ class Lease(_Extent):
         self.close()
 
 
-class Filling(_Extent):
+class Filling(_LockedExtent):
     """An extent for this process alone to write; given up unless it is committed."""
 
     def __init__(
@@ -115,8 +115,9 @@ class Filling(_Extent):
         """Free the key at once, and the memory when no view of it is left. Idempotent."""
         if self._file is None:
             return
-        # Where that fails it is as if the process had died here: the next one sweeps it away.
-        with suppress(ArenaError), self._ledger.locked() as records:
+        # Where that fails (the arena is closed, or destroyed) it is as if the process had died
+        # here: the next one that looks for room sweeps the record away.
+        with suppress(ArenaError, ValueError), self._ledger.locked() as records:
             records.drop(self.key, "filling", self.start)
         self._file = None
 

@@ -24,7 +24,7 @@ from pilotlight_loader.arena.held_file import HeldFile
 from pilotlight_loader.arena.records import NEW, Records
 from pilotlight_loader.errors import ArenaError
 
-LOCK_TIMEOUT_S = 10.0  # it is held for microseconds; who holds it for longer has been stopped
+LOCK_TIMEOUT_S = 10.0  # it is held for a millisecond; whoever has it for longer was stopped
 _VERSION = 1
 _LOCK, _MEMORY, _STATE = "lock", "memory", "arena.json"
 _MAX_STATE_BYTES = 4096

@@ -105,7 +105,9 @@ class Records:
             file = HeldFile(_name(key, "filling"), os.O_RDWR, self._directory)
         except FileNotFoundError:
             return False
-        return not file.try_exclusive()
+        filling = not file.try_exclusive()
+        file.unlock()  # as in scan()
+        return filling
 
     def evict(self, key: str) -> None:
         """Forget a ready record that nobody holds."""

@@ -263,7 +263,7 @@ def test_wait_returns_when_the_other_commits(arena, other):
     filling = arena.reserve("k", 1)
     process = other()
     process.begin("wait", "k", 30.0)
-    assert not process.answered()
+    assert not process.answered(0.1)
 
     filling.commit()
 

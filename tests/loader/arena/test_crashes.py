@@ -41,7 +41,7 @@ def test_killed_filler_is_replaced_by_who_waits(arena, other):
     leader, follower = other(), other()
     leader.ask("reserve", "k", 1)
     follower.begin("wait", "k", 30.0)
-    assert not follower.answered()
+    assert not follower.answered(0.1)
 
     leader.kill()
 
