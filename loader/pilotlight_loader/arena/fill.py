@@ -101,12 +101,10 @@ def _read(
 
     with ThreadPoolExecutor(threads, "pilotlight-fill") as pool:
         workers = [pool.submit(work) for _ in range(threads)]
-        try:
-            while workers:
-                workers.pop().result()
-        finally:
-            # An error refers to this frame: it would hold the memory until the next collection.
-            workers.clear()
+        # Popped: a name for the one that fails, here in the error's own traceback, would be a
+        # cycle, and hold the memory until the next collection.
+        while workers:
+            workers.pop().result()
 
 
 def _read_chunk(descriptor: int, into: memoryview, start: int, path: Path) -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.waiting import until
 
 from pilotlight_loader.arena import ledger
 from pilotlight_loader.arena.arena import Arena
@@ -339,6 +341,23 @@ def test_destroyed_arena_is_not_confused_with_its_successor(arena):
         assert successor.lease("k") is None
         with pytest.raises(ArenaError, match="it has been destroyed"):
             arena.lease("k")
+
+
+def test_destroyed_arena_says_so_to_who_waited_for_its_lock(arena):
+    lock = arena.path / "lock"
+
+    def opened() -> int:
+        links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+        return sum(link.is_symlink() and os.readlink(link) == str(lock) for link in links)
+
+    with ThreadPoolExecutor(1) as pool:
+        with arena._ledger.locked():
+            waiting = pool.submit(arena.lease, "k")
+            until(lambda: opened() == 2)
+            lock.unlink()
+
+        with pytest.raises(ArenaError, match="it has been destroyed"):
+            waiting.result(30)
 
 
 def test_destroyed_arena_keeps_what_is_leased(arena, put):

@@ -70,6 +70,18 @@ def test_killed_leaser_leaves_the_entry(arena, put, other):
     assert arena.lease("k").memory[0] == 4
 
 
+def test_killed_leaser_has_used_the_entry(arena, put, other):
+    for key in "abcdefgh":
+        put(key)
+    process = other()
+    process.ask("lease", "a")
+    process.kill()
+
+    put("new", extents=7)
+
+    assert {record.key for record in arena.entries()} == {"a", "new"}
+
+
 def test_process_killed_at_any_line_leaves_a_sound_arena(other, shm):
     path = shm / "small"
     with Arena.create(path, 2 * EXTENT_ALIGN) as arena:
