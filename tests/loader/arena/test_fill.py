@@ -7,13 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pilotlight_loader.arena.fill import READ_BYTES, fill, fill_from_file
+from pilotlight_loader.arena import fill as fill_module
+from pilotlight_loader.arena.fill import fill, fill_from_file
 from pilotlight_loader.errors import ArenaFullError, CheckpointError, LoadCancelledError
 
 
+READ_BYTES = 256 * 1024
+
+
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path, monkeypatch):
     """Two whole reads and a bit, of random bytes."""
+    monkeypatch.setattr(fill_module, "READ_BYTES", READ_BYTES)
     path = tmp_path / "file"
     path.write_bytes(random.Random(0).randbytes(2 * READ_BYTES + 12_345))
     return path
