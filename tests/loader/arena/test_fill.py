@@ -11,7 +11,6 @@ from pilotlight_loader.arena import fill as fill_module
 from pilotlight_loader.arena.fill import fill, fill_from_file
 from pilotlight_loader.errors import ArenaFullError, CheckpointError, LoadCancelledError
 
-
 READ_BYTES = 256 * 1024
 
 
