@@ -50,6 +50,9 @@ class Settings(BaseModel):
     )
     worker_max_replicas: int = Field(16, ge=1, description="Attached models per worker.")
     max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
+    cache_bytes: int | None = Field(
+        None, gt=0, description="Most that fetched sources may take on disk; default: no limit."
+    )
     request_log_size: int = Field(1000, ge=1, description="Timelines kept in memory.")
     object_store_bytes: int = Field(
         128 << 20, ge=80 << 20, description="Ray's object store; weights never pass through it."
@@ -72,6 +75,10 @@ class Settings(BaseModel):
     @property
     def checkpoints_dir(self) -> Path:
         return self.home / "checkpoints"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.home / "cache"
 
     @property
     def redis_dir(self) -> Path:

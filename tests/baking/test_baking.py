@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.revision import bake_revision
 from pilotlight_platform.baking.unused import remove_unused
 from pilotlight_platform.errors import SourceError
@@ -13,7 +14,10 @@ from pilotlight_platform.schemas.model import ModelSpec, Revision
 def bake(source: Path, checkpoints: Path, **spec: object) -> tuple[Revision, bool, list[str]]:
     phases: list[str] = []
     model = ModelSpec.model_validate({"name": "m", "source": str(source), **spec})
-    done = bake_revision(model, checkpoints, lambda phase, *_: phases.append(phase))
+    order = BakeOrder(
+        spec=model, checkpoints_dir=checkpoints, cache_dir=checkpoints.parent / "cache"
+    )
+    done = bake_revision(order, lambda phase, *_: phases.append(phase))
     return done.revision, done.reused, phases
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from support.waiting import until
 
+from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.process import BakeProcess
 from pilotlight_platform.errors import DeployError, SourceError
 from pilotlight_platform.schemas.model import BakeDone, DeployProgress, ModelSpec
@@ -19,12 +20,17 @@ from pilotlight_platform.schemas.model import BakeDone, DeployProgress, ModelSpe
 Steps = AsyncGenerator[DeployProgress | BakeDone]
 
 
-def spec(source: Path) -> ModelSpec:
-    return ModelSpec(name="m", source=str(source))
+def order(source: Path, directory: Path) -> BakeOrder:
+    spec = ModelSpec(name="m", source=str(source))
+    return BakeOrder(spec=spec, checkpoints_dir=directory, cache_dir=directory.parent / "cache")
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "baking" in str(child.cmdline())]
+    return [
+        child
+        for child in psutil.Process().children()
+        if "pilotlight_platform.baking" in str(child.cmdline())
+    ]
 
 
 async def until_loading(steps: Steps) -> None:
@@ -35,7 +41,7 @@ async def until_loading(steps: Steps) -> None:
 
 def test_process_bakes_and_reports(sample: Path, tmp_path: Path) -> None:
     async def run() -> list[DeployProgress | BakeDone]:
-        return [step async for step in BakeProcess(tmp_path).bake(spec(sample))]
+        return [step async for step in BakeProcess().bake(order(sample, tmp_path))]
 
     *progress, done = asyncio.run(run())
 
@@ -51,7 +57,7 @@ def test_process_bakes_and_reports(sample: Path, tmp_path: Path) -> None:
 
 def test_process_error_is_raised_as_its_own_kind(tmp_path: Path) -> None:
     async def run() -> None:
-        async for _ in BakeProcess(tmp_path).bake(spec(tmp_path / "none")):
+        async for _ in BakeProcess().bake(order(tmp_path / "none", tmp_path)):
             pass
 
     with pytest.raises(SourceError, match="no such directory"):
@@ -60,8 +66,8 @@ def test_process_error_is_raised_as_its_own_kind(tmp_path: Path) -> None:
 
 def test_process_that_is_killed_is_a_deploy_error(sample: Path, tmp_path: Path) -> None:
     async def run() -> None:
-        baker = BakeProcess(tmp_path)
-        async with aclosing(baker.bake(spec(sample))) as steps:
+        baker = BakeProcess()
+        async with aclosing(baker.bake(order(sample, tmp_path))) as steps:
             await until_loading(steps)
             children()[0].kill()
             async for _ in steps:
@@ -73,8 +79,8 @@ def test_process_that_is_killed_is_a_deploy_error(sample: Path, tmp_path: Path) 
 
 def test_process_is_killed_when_nobody_listens(sample: Path, tmp_path: Path) -> None:
     async def run() -> None:
-        baker = BakeProcess(tmp_path)
-        async with aclosing(baker.bake(spec(sample))) as steps:
+        baker = BakeProcess()
+        async with aclosing(baker.bake(order(sample, tmp_path))) as steps:
             await until_loading(steps)
         await baker.gone()
 
@@ -87,10 +93,14 @@ _BAKES_AND_KILLS_ITSELF = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from pilotlight_platform.baking.process import BakeProcess
+from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.schemas.model import ModelSpec
 
 async def run():
-    async for _ in BakeProcess(Path(sys.argv[2])).bake(ModelSpec(name="m", source=sys.argv[1])):
+    spec = ModelSpec(name="m", source=sys.argv[1])
+    directory = Path(sys.argv[2])
+    order = BakeOrder(spec=spec, checkpoints_dir=directory, cache_dir=directory / "cache")
+    async for _ in BakeProcess().bake(order):
         os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(run())
@@ -99,11 +109,12 @@ asyncio.run(run())
 
 def test_process_dies_with_its_parent(sample: Path, tmp_path: Path) -> None:
     arguments = (str(sample), str(tmp_path))
-    parent = subprocess.run([sys.executable, "-c", _BAKES_AND_KILLS_ITSELF, *arguments])
+    with subprocess.Popen([sys.executable, "-c", _BAKES_AND_KILLS_ITSELF, *arguments]) as parent:
+        parent.wait()
 
     assert parent.returncode == -signal.SIGKILL
-    until(lambda: not any(str(tmp_path) in command for command in commands()))
+    until(lambda: not any(str(parent.pid) in command for command in commands()))
 
 
-def commands() -> list[str]:
-    return [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
+def commands() -> list[list[str]]:
+    return [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.revision import bake_revision
 from pilotlight_platform.engine.executor import Engine
 from pilotlight_platform.engine.rehearsal import rehearse
@@ -16,7 +17,8 @@ from pilotlight_platform.schemas.model import ModelSpec
 
 def baked(sample: Path, checkpoints: Path) -> Path:
     spec = ModelSpec(name="m", source=str(sample))
-    return Path(bake_revision(spec, checkpoints, lambda *_: None).revision.path)
+    order = BakeOrder(spec=spec, checkpoints_dir=checkpoints, cache_dir=checkpoints / "cache")
+    return Path(bake_revision(order, lambda *_: None).revision.path)
 
 
 def test_rehearsal_runs_a_forward_and_leaves_the_skeleton_weightless(

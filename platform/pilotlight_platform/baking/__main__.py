@@ -1,4 +1,4 @@
-"""The baking process: a model spec on stdin, one event a line on stdout. `process.py` starts it."""
+"""The baking process: its order on stdin, one event a line on stdout. `process.py` starts it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
 
 import torch
 
+from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.revision import bake_revision
 from pilotlight_platform.errors import PlatformError
 from pilotlight_platform.schemas.model import (
@@ -17,14 +17,13 @@ from pilotlight_platform.schemas.model import (
     BakePhase,
     DeployFailed,
     DeployProgress,
-    ModelSpec,
 )
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 10  # workers answer requests on the same cores meanwhile
 
 
-def main(parent_pid: int, checkpoints_dir: Path) -> None:
+def main(parent_pid: int) -> None:
     """Bake one revision; the last event is `baked` or `error`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it died before the kernel was asked
@@ -45,12 +44,12 @@ def main(parent_pid: int, checkpoints_dir: Path) -> None:
             )
         )
 
-    spec = ModelSpec.model_validate_json(sys.stdin.buffer.read())
+    order = BakeOrder.model_validate_json(sys.stdin.buffer.read())
     try:
-        send(bake_revision(spec, checkpoints_dir, report))
+        send(bake_revision(order, report))
     except PlatformError as error:
         send(DeployFailed(code=error.code, message=error.message))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]))

@@ -7,17 +7,16 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.errors import DeployError, SourceError, VerificationError
 from pilotlight_platform.schemas.model import (
     BakeDone,
     BakeEvent,
     DeployFailed,
     DeployProgress,
-    ModelSpec,
 )
 
 _MAX_LINE_BYTES = 1 << 20  # of one event; a message quotes at most a few names
@@ -29,11 +28,10 @@ _ERRORS = {error.code: error for error in (DeployError, SourceError, Verificatio
 class BakeProcess:
     """Bakes revisions, one at a time. The process dies with its parent, whatever ends that one."""
 
-    def __init__(self, checkpoints_dir: Path) -> None:
-        self._checkpoints_dir = checkpoints_dir
+    def __init__(self) -> None:
         self._process: Process | None = None
 
-    async def bake(self, spec: ModelSpec) -> AsyncGenerator[DeployProgress | BakeDone]:
+    async def bake(self, order: BakeOrder) -> AsyncGenerator[DeployProgress | BakeDone]:
         """Progress, then the result; closing the generator kills the process.
 
         Raises DeployError, SourceError, VerificationError.
@@ -42,7 +40,7 @@ class BakeProcess:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(spec.model_dump_json().encode())
+            process.stdin.write(order.model_dump_json().encode())
             process.stdin.close()
             last: BakeEvent | None = None
             async for line in process.stdout:
@@ -63,8 +61,7 @@ class BakeProcess:
     async def _start(self) -> Process:
         try:
             return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "pilotlight_platform.baking"),
-                *(str(os.getpid()), str(self._checkpoints_dir)),
+                *(sys.executable, "-m", "pilotlight_platform.baking", str(os.getpid())),
                 stdin=PIPE,
                 stdout=PIPE,
                 limit=_MAX_LINE_BYTES,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight_loader import LAYOUT_VERSION
+from pilotlight_platform.baking.fetched import local_source
+from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.engine.source import BakedSource, Report, bake_source, source_digest
 from pilotlight_platform.errors import DeployError, PlatformError
 from pilotlight_platform.schemas.model import BakeDone, ModelSpec, Revision
@@ -19,13 +21,18 @@ from pilotlight_platform.schemas.model import BakeDone, ModelSpec, Revision
 _MANIFEST = "revision.json"
 
 
-def bake_revision(spec: ModelSpec, checkpoints_dir: Path, report: Report) -> BakeDone:
-    """Bake *spec*'s source, or find it baked; the published directory is named by its content.
+def bake_revision(order: BakeOrder, report: Report) -> BakeDone:
+    """Bake a model's source, or find it baked; the published directory is named by its content.
 
     Raises SourceError, VerificationError, DeployError.
     """
+    spec = order.spec
     try:
-        return _bake(spec, checkpoints_dir, report)
+        order.checkpoints_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with local_source(
+            spec.source, order.cache_dir, order.cache_bytes, order.checkpoints_dir, report
+        ) as source:
+            return _bake(spec, source, order.checkpoints_dir, report)
     except PlatformError:
         raise
     except OSError as error:
@@ -34,15 +41,13 @@ def bake_revision(spec: ModelSpec, checkpoints_dir: Path, report: Report) -> Bak
         raise DeployError(f"{spec.source}: {type(error).__name__}: {error}") from error
 
 
-def _bake(spec: ModelSpec, checkpoints_dir: Path, report: Report) -> BakeDone:
-    source = Path(spec.source)
+def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) -> BakeDone:
     digest = source_digest(source, report)
     shaped = json.dumps([digest, spec.dtype, LAYOUT_VERSION])
     content = hashlib.sha256(shaped.encode()).hexdigest()[:16]
     published = checkpoints_dir / content
     reused = (published / _MANIFEST).is_file()
     if not reused:
-        checkpoints_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = Path(tempfile.mkdtemp(prefix=f"{content}.", suffix=".part", dir=checkpoints_dir))
         try:
             baked = bake_source(source, part, dtype=spec.dtype, report=report, digest=digest)

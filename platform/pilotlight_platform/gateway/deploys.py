@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
+from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.process import BakeProcess
 from pilotlight_platform.baking.unused import remove_unused
 from pilotlight_platform.errors import DeployError, OverloadedError, PlatformError, SourceError
@@ -28,7 +29,7 @@ class Deploys:
     def __init__(self, settings: Settings, scheduler: SchedulerClient) -> None:
         self._settings = settings
         self._scheduler = scheduler
-        self._baker = BakeProcess(settings.checkpoints_dir)
+        self._baker = BakeProcess()
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._tidying: asyncio.Task[None] | None = None  # kept: a task needs a reference
@@ -79,8 +80,11 @@ class Deploys:
     async def _bake_and_publish(
         self, spec: ModelSpec
     ) -> AsyncGenerator[DeployProgress | tuple[ModelRecord, bool, int]]:
-        if not Path(spec.source).is_absolute():
-            raise SourceError(f"source {spec.source!r} must be an absolute path of this machine")
+        if "://" not in spec.source and not Path(spec.source).is_absolute():
+            raise SourceError(
+                f"source {spec.source!r} must be an absolute path of the platform's machine, or an "
+                "address (s3://, https://, hf://)"
+            )
         async with aclosing(self._bake(spec)) as steps:
             async for step in steps:
                 if isinstance(step, DeployProgress):
@@ -96,8 +100,17 @@ class Deploys:
     async def _bake(self, spec: ModelSpec) -> AsyncGenerator[DeployProgress | BakeDone]:
         try:
             async with asyncio.timeout(_BAKE_TIMEOUT_S):
-                async with aclosing(self._baker.bake(spec)) as steps:
+                async with aclosing(self._baker.bake(self._order(spec))) as steps:
                     async for step in steps:
                         yield step
         except TimeoutError as error:
             raise DeployError(f"baking took longer than {_BAKE_TIMEOUT_S / 3600:g} h") from error
+
+    def _order(self, spec: ModelSpec) -> BakeOrder:
+        settings = self._settings
+        return BakeOrder(
+            spec=spec,
+            checkpoints_dir=settings.checkpoints_dir,
+            cache_dir=settings.cache_dir,
+            cache_bytes=settings.cache_bytes,
+        )

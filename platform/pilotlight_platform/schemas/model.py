@@ -11,7 +11,7 @@ from pilotlight_autoscaler.config import AutoscalingConfig
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ModelState = Literal["zero", "attaching", "ready", "failed"]
-BakePhase = Literal["check", "load", "bake", "verify"]
+BakePhase = Literal["fetch", "check", "load", "bake", "verify"]
 
 
 class ModelSpec(BaseModel):
@@ -22,7 +22,9 @@ class ModelSpec(BaseModel):
     version: Literal[1] = Field(1, description="Version of this file's format.")
     name: ModelName = Field(description="Endpoint name: lower case letters, digits, '.', '_', '-'.")
     source: str = Field(
-        min_length=1, description="Directory of a Hugging Face checkpoint in safetensors."
+        min_length=1,
+        description="A Hugging Face checkpoint in safetensors: a directory, or an s3://, "
+        "http(s):// or hf:// address.",
     )
     revision: str | None = Field(
         None, description="Label kept with the revision, e.g. a git commit."
