@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pilotlight_loader.baked import BakedCheckpoint
-from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import AttachMismatchError
 from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.mapping import MappedCheckpoint
@@ -150,8 +150,9 @@ def _fit_problems(
             continue
         info = baked.tensors[stored[entry.name]]
         wanted = entry.tensor
-        if info.shape != tuple(wanted.shape):
-            yield f"{entry.name} is {list(info.shape)}, the module wants {list(wanted.shape)}"
+        shape = torch_shape(info.dtype, info.shape, info.name, baked.path)
+        if shape != tuple(wanted.shape):
+            yield f"{entry.name} is {list(shape)}, the module wants {list(wanted.shape)}"
         dtype = torch_dtype(info.dtype, info.name, baked.path)
         if dtype != wanted.dtype:
             yield f"{entry.name} is {dtype}, the module wants {wanted.dtype}"

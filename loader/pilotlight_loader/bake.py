@@ -23,7 +23,7 @@ from torch import nn
 
 from pilotlight_loader.baked import BakedCheckpoint
 from pilotlight_loader.chunk_file import ChunkFile
-from pilotlight_loader.dtypes import dtype_name
+from pilotlight_loader.dtypes import dtype_name, stored_shape
 from pilotlight_loader.errors import CheckpointError, DiskFullError
 from pilotlight_loader.header import LENGTH_BYTES, METADATA_KEY
 from pilotlight_loader.layout import CHUNK_BYTES, DATA_ALIGN, Layout, plan_layout, round_up
@@ -182,7 +182,7 @@ def _encode_header(
             tensor = tensors[slot.name]
             header[slot.name] = {
                 "dtype": dtype_name(tensor.dtype, slot.name, path),
-                "shape": list(tensor.shape),
+                "shape": list(stored_shape(tensor.dtype, tuple(tensor.shape), slot.name, path)),
                 "data_offsets": offsets,
             }
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -14,7 +14,7 @@ from types import TracebackType
 import torch
 
 from pilotlight_loader import pages
-from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import CheckpointError
 from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.layout import CHUNK_BYTES
@@ -117,9 +117,10 @@ def _map(path: Path, nbytes: int) -> mmap:
 
 def _view(mapped: mmap, info: TensorInfo, path: Path) -> torch.Tensor:
     dtype = torch_dtype(info.dtype, info.name, path)
+    shape = torch_shape(info.dtype, info.shape, info.name, path)
     if info.nbytes == 0:
-        return torch.empty(info.shape, dtype=dtype)
-    return _bytes(mapped, info.start, info.nbytes).view(dtype).view(info.shape)
+        return torch.empty(shape, dtype=dtype)
+    return _bytes(mapped, info.start, info.nbytes).view(dtype).view(shape)
 
 
 def _bytes(mapped: mmap, start: int, nbytes: int) -> torch.Tensor:

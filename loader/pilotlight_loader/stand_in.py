@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pilotlight_loader.baked import BakedCheckpoint
-from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.header import TensorInfo
 
 
@@ -28,7 +28,8 @@ class StandInCheckpoint:
             kind = (info.dtype, info.shape)
             if kind not in zeros:
                 dtype = torch_dtype(info.dtype, name, self.path)
-                zeros[kind] = torch.zeros(info.shape, dtype=dtype)
+                shape = torch_shape(info.dtype, info.shape, name, self.path)
+                zeros[kind] = torch.zeros(shape, dtype=dtype)
             found[name] = zeros[kind]
         return found
 

@@ -80,6 +80,73 @@ def test_header_without_tensors_is_valid():
     assert parse(raw_file({})).tensors == {}
 
 
+def test_header_with_metadata_alone_is_valid():
+    assert parse(raw_file({"__metadata__": {"k": "v"}})).metadata == {"k": "v"}
+
+
+def test_header_of_no_bytes_is_refused():
+    with pytest.raises(HeaderError, match="does not begin with"):
+        parse(raw_file(b"", b"{}"))
+
+
+def test_header_takes_any_name_that_is_unicode():
+    names = ["", "a\0b", "\n", "é", "😀", ".", "../x", "n" * 4096]
+    raw = raw_file({name: entry([1], [at, at + 1]) for at, name in enumerate(names)}, bytes(8))
+
+    assert list(parse(raw).tensors) == names
+
+
+def test_header_takes_a_surrogate_pair_for_one_character():
+    raw = raw_file(b'{"\\ud83d\\ude00":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"a")
+
+    assert list(parse(raw).tensors) == ["😀"]
+
+
+def test_header_takes_an_escaped_backslash_before_what_looks_like_a_surrogate():
+    raw = raw_file(rb'{"\\ud800":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"a")
+
+    assert list(parse(raw).tensors) == ["\\ud800"]
+
+
+def test_header_takes_keys_of_an_entry_in_any_order():
+    raw = raw_file({"w": {"data_offsets": [0, 1], "shape": [], "dtype": "U8"}}, b"a")
+
+    assert parse(raw).tensors["w"].shape == ()
+
+
+def test_header_takes_tensors_named_like_the_keys_of_an_entry():
+    names = ["dtype", "shape", "data_offsets"]
+    raw = raw_file({name: entry([1], [at, at + 1]) for at, name in enumerate(names)}, b"abc")
+
+    assert list(parse(raw).tensors) == names
+
+
+def test_header_takes_metadata_with_the_keys_of_an_entry():
+    metadata = {"dtype": "a", "shape": "b", "data_offsets": "c"}
+
+    assert parse(raw_file({"__metadata__": metadata})).metadata == metadata
+
+
+def test_header_refuses_an_entry_for_metadata():
+    with pytest.raises(HeaderError, match="__metadata__ is not an object"):
+        parse(raw_file({"__metadata__": entry([1], [0, 1])}, b"a"))
+
+
+@pytest.mark.parametrize("spaces", range(9))
+def test_header_lets_data_begin_at_any_byte(spaces):
+    text = json.dumps({"w": entry([2], [0, 2])}).encode() + b" " * spaces
+    info = parse(raw_file(text, b"xy")).tensors["w"]
+
+    assert raw_file(text, b"xy")[info.start : info.end] == b"xy"
+
+
+def test_header_of_safetensors_aligns_data_to_eight_bytes_only():
+    starts = {parse(safetensors.torch.save({"n" * n: torch.ones(1)})).data_start for n in range(65)}
+
+    assert all(start % 8 == 0 for start in starts)
+    assert any(start % 16 for start in starts)
+
+
 def test_header_takes_trailing_spaces():
     assert parse(raw_file(b"{}   ")).data_start == 13
 
@@ -88,6 +155,22 @@ def test_header_takes_tensors_without_elements():
     raw = raw_file({"b": entry([2], [0, 2]), "a": entry([0, 3], [0, 0])}, b"xy")
 
     assert parse(raw).tensors["a"].nbytes == 0
+
+
+def test_header_takes_many_empty_tensors_at_one_offset():
+    where = {"z": 2, "y": 0, "x": 2, "w": 3, "v": 3}
+    header = {name: entry([0], [at, at]) for name, at in where.items()}
+    raw = raw_file(header | {"b": entry([1], [2, 3]), "a": entry([2], [0, 2])}, b"abc")
+
+    assert list(parse(raw).tensors) == ["y", "a", "z", "x", "b", "w", "v"]
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_header_refuses_an_empty_tensor_inside_another_or_outside(at):
+    raw = raw_file({"a": entry([3], [0, 3]), "z": entry([0], [at, at])}, b"abc")
+
+    with pytest.raises(HeaderError, match="'z'"):
+        parse(raw)
 
 
 VALID = safetensors.torch.save(
@@ -178,12 +261,21 @@ def test_header_that_was_not_read_whole_is_refused():
         (b"", "begin with '{'"),
         (b"{", "not JSON"),
         (b"{} {}", "not JSON"),
-        (b'{"\xff": 1}', "not JSON"),
+        (b'{"\xff": 1}', "not UTF-8"),
         (b'{"a": NaN}', "NaN"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "more than 4300 digits"),
         (b'{"a": ' + b"[" * 200_000, "nested too deeply"),
         (b'{"a": ' + b'{"a":' * 200_000, "nested too deeply"),
         (b'{"a": 1, "a": 1}', "'a' stands in it twice"),
+        (b'{"a": 1, "\\u0061": 1}', "'a' stands in it twice"),
+        (b'{"\\ud800": 1}', "half of a surrogate pair"),
+        (b'{"a": -0}', "-0 is a whole number to some"),
+        (b'{"a": Infinity}', "Infinity"),
+        (b'{"a": 1e400}', "too large"),
+        (b"{}\0", "not JSON"),
+        (b'{"a\0b": 1}', "not JSON"),
+        (b'{"dtype":"U8","shape":[1],"data_offsets":[0,1]}', "itself what it should hold"),
+        (b'{"__metadata__": null}', "is not an object"),
         (b'{"__metadata__": {"k": "1", "k": "2"}}', "'k' stands in it twice"),
         (b'{"__metadata__": []}', "is not an object"),
         (b'{"__metadata__": {"k": 1}}', "is not a string"),
@@ -213,8 +305,24 @@ def test_header_of_broken_json_is_refused(text, reason):
         (entry([1], [-1, 0]), "data_offsets"),
         (entry([1], [False, True]), "data_offsets"),
         (entry([2], [0, 1]), r"U8\[2\] needs 2 bytes, it has 1"),
-        (entry([2**33, 2**33], [0, 1]), "elements or more"),
-        (entry([2**33, 2**33, 0], [0, 0]), "elements or more"),
+        (entry([2**33, 2**33], [0, 1]), "bits or more"),
+        (entry([2**60], [0, 2**60]), "bits or more"),
+        (entry([2**33, 2**33, 0], [0, 0]), "bits or more"),
+        (entry([0, 2**33, 2**33], [0, 0]), "bits or more"),  # torch's strides overflow
+        (entry([2**64, 0], [0, 0]), "bits or more"),
+        (entry([-1, -1], [0, 1]), "its shape"),
+        (entry([1e3], [0, 1000]), "its shape"),
+        (entry([None], [0, 1]), "its shape"),
+        (entry([[1]], [0, 1]), "its shape"),
+        (entry([1], [0, 1, 1]), "data_offsets"),
+        (entry([1], [0, 2**63]), "data_offsets"),
+        (entry([1], {"0": 0, "1": 1}), "data_offsets"),
+        (entry([1], [0, 1], dtype={"U8": None}), "dtype is not a string"),
+        (["U8", [1], [0, 1]], "expected an object"),
+        (entry([3], [0, 1], dtype="F4"), "12 bits, which are no whole bytes"),
+        (entry([], [0, 1], dtype="F4"), "4 bits, which are no whole bytes"),
+        (entry([2], [0, 1], dtype="F6_E2M3"), "12 bits, which are no whole bytes"),
+        (entry([4], [0, 2], dtype="F6_E3M2"), "needs 3 bytes, it has 2"),
         (entry([1], [1, 2]), "does not begin at 0"),
     ],
     ids=lambda value: str(value)[:40],
@@ -243,10 +351,13 @@ def test_header_with_an_endless_name_is_refused():
         parse(raw_file({"n" * 5000: entry([0], [0, 0])}))
 
 
-@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F6_E3M2"])
-def test_header_refuses_sub_byte_dtypes_by_name(dtype):
-    with pytest.raises(UnsupportedDtypeError, match=f"'w' is {dtype}: sub-byte"):
-        parse(raw_file({"w": entry([2], [0, 1], dtype)}, b"a"))
+@pytest.mark.parametrize(
+    ("dtype", "nbytes"), [("F4", 2), ("F6_E2M3", 3), ("F6_E3M2", 3)], ids=lambda value: str(value)
+)
+def test_header_counts_sub_byte_dtypes_in_bits(dtype, nbytes):
+    raw = raw_file({"w": entry([2, 2], [0, nbytes], dtype)}, bytes(nbytes))
+
+    assert parse(raw).tensors["w"].nbytes == nbytes
 
 
 def test_header_refuses_an_unknown_dtype():
