@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from pilotlight_loader import kernel_layout
 from pilotlight_loader.baked import BakedCheckpoint
 from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import AttachMismatchError
 from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.mapping import MappedCheckpoint
 from pilotlight_loader.module_tensors import ModuleTensor, module_tensors
+from pilotlight_loader.packed import PackedTensor
+from pilotlight_loader.packed_linear import PackedLinear
 from pilotlight_loader.stand_in import StandInCheckpoint
 
 _PARAMETERS, _BUFFERS, _MODULES = "_parameters", "_buffers", "_modules"  # torch's registries
@@ -59,7 +62,8 @@ class AttachPlan:
         """Match *module*, on the meta device, with *baked*.
 
         Raises AttachMismatchError: missing, unexpected or tied differently; another shape or
-        dtype; or a tensor that the module keeps outside of its parameters and buffers.
+        dtype; packed for a layer that is no PackedLinear; or a tensor that the module keeps
+        outside of its parameters and buffers.
         """
         entries = list(module_tensors(module))
         stored = {name: name for name in baked.tensors} | dict(baked.ties)
@@ -90,7 +94,7 @@ class AttachPlan:
         tensors = mapped.tensors()
         # Tied weights must stay one Parameter, as they were in the skeleton.
         parameters = {
-            slot.stored: nn.Parameter(tensors[slot.stored], requires_grad=False)
+            slot.stored: kernel_layout.parameter(tensors[slot.stored])
             for slot in self._slots
             if slot.is_parameter
         }
@@ -156,6 +160,8 @@ def _fit_problems(
         dtype = torch_dtype(info.dtype, info.name, baked.path)
         if dtype != wanted.dtype:
             yield f"{entry.name} is {dtype}, the module wants {wanted.dtype}"
+        if isinstance(info, PackedTensor) and not isinstance(entry.module, PackedLinear):
+            yield f"{entry.name} is packed, {type(entry.module).__name__} cannot multiply with it"
 
 
 def _tie_problems(entries: list[ModuleTensor], stored: Mapping[str, str]) -> Iterator[str]:

@@ -7,16 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pilotlight_loader.errors import CheckpointError, ChecksumError, HeaderError
+from pilotlight_loader import kernel_layout, packed
+from pilotlight_loader.errors import (
+    CheckpointError,
+    ChecksumError,
+    HeaderError,
+    LayoutVersionError,
+)
 from pilotlight_loader.header import Header, TensorInfo, read_header
 from pilotlight_loader.layout import CHUNK_BYTES, DATA_ALIGN, PAD_PREFIX, TENSOR_ALIGN
 from pilotlight_loader.manifest import Manifest, chunk_count
 from pilotlight_loader.mapping import MappedCheckpoint
+from pilotlight_loader.packed import PackedTensor
 
 
 @dataclass(frozen=True, slots=True)
 class BakedCheckpoint:
-    """A checked baked file; opening reads its header, never its tensors."""
+    """A checked baked file; opening reads its header, never its tensors.
+
+    A packed weight is listed with the dtype and shape that it has in a module; its layout is what
+    this process's kernel wants. Its *bytes* are the file's, and any bytes make some weight.
+    """
 
     path: Path
     tensors: Mapping[str, TensorInfo]  # in execution order, without pads
@@ -26,14 +37,25 @@ class BakedCheckpoint:
     data_start: int
     checksums: tuple[int, ...]
 
+    @property
+    def packed(self) -> Mapping[str, PackedTensor]:
+        """The weights that only the kernel can read."""
+        return {n: t for n, t in self.tensors.items() if isinstance(t, PackedTensor)}
+
     @classmethod
     def open(cls, path: Path) -> BakedCheckpoint:
-        """Raises LayoutVersionError for other files, HeaderError for a broken one."""
+        """Raises LayoutVersionError for other files, HeaderError for a broken one.
+
+        LayoutVersionError also for weights that are packed for another kernel than this process's.
+        """
         header = read_header(path)
         manifest = Manifest.from_metadata(header.metadata, path)
         nbytes = max((t.end for t in header.tensors.values()), default=header.data_start)
         tensors = {n: t for n, t in header.tensors.items() if not n.startswith(PAD_PREFIX)}
         _check_alignment(header, tensors, path)
+        if manifest.kernel is not None:
+            _check_kernel(manifest.kernel, path)
+            tensors = packed.resolve(tensors, manifest.packed, path)
         for alias, name in manifest.ties.items():
             if alias in tensors or name not in tensors:
                 raise HeaderError(path, f"{alias!r} cannot be tied to {name!r}")
@@ -75,3 +97,11 @@ def _check_alignment(header: Header, tensors: Mapping[str, TensorInfo], path: Pa
     for tensor in tensors.values():
         if tensor.start % TENSOR_ALIGN:
             raise HeaderError(path, f"{tensor.name!r} does not stand on {TENSOR_ALIGN} bytes")
+
+
+def _check_kernel(kernel: str, path: Path) -> None:
+    ours = kernel_layout.kernel_id()
+    if kernel != ours:
+        raise LayoutVersionError(
+            path, f"packed for {kernel[:64]!r}, the kernel here is {ours}: bake again"
+        )

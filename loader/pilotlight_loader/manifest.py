@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pilotlight_loader import packed
 from pilotlight_loader.errors import HeaderError, LayoutVersionError
 from pilotlight_loader.layout import CHUNK_BYTES, LAYOUT_VERSION
+from pilotlight_loader.packed import PackedEntry
 from pilotlight_loader.strict_json import StrictJsonError, parse_object
 
 PREFIX = "pilotlight."
 _VERSION = PREFIX + "layout"
 _TIES = PREFIX + "ties"
 _CHECKSUMS = PREFIX + "crc32"
+_KERNEL = PREFIX + "kernel"
+_PACKED = PREFIX + "packed"
 _CRC = struct.Struct(">I")  # eight hex digits each
 # transformers refuses safetensors files that do not say which framework wrote them.
 _FORMAT = {"format": "pt"}
@@ -23,11 +27,13 @@ _FORMAT = {"format": "pt"}
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Ties, checksums, and what the caller of bake() wanted to be kept."""
+    """Ties, checksums, packed weights, and what the caller of bake() wanted to be kept."""
 
     ties: Mapping[str, str]  # alias -> the name under which the tensor is stored
     checksums: tuple[int, ...]  # CRC-32 of each CHUNK_BYTES of data, in file order
     extra: Mapping[str, str]
+    kernel: str | None = None  # whose layouts the packed weights have; None: none is packed
+    packed: Mapping[str, PackedEntry] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
         """Header metadata; its length depends on the number of checksums, not on their values."""
@@ -36,6 +42,7 @@ class Manifest:
             **self.extra,
             _VERSION: str(LAYOUT_VERSION),
             _TIES: json.dumps(dict(self.ties), sort_keys=True),
+            **({_KERNEL: self.kernel, _PACKED: packed.encode(self.packed)} if self.kernel else {}),
             _CHECKSUMS: b"".join(map(_CRC.pack, self.checksums)).hex(),
         }
 
@@ -49,6 +56,9 @@ class Manifest:
             raise LayoutVersionError(
                 path, f"baked in layout {version[:32]}, this is layout {LAYOUT_VERSION}: bake again"
             )
+        kernel = metadata.get(_KERNEL)
+        if (kernel is None) != (_PACKED not in metadata):
+            raise HeaderError(path, f"{_KERNEL} and {_PACKED} stand in its metadata only together")
         return cls(
             ties=_parse_ties(metadata.get(_TIES, ""), path),
             checksums=_parse_checksums(metadata.get(_CHECKSUMS, ""), path),
@@ -57,6 +67,8 @@ class Manifest:
                 for key, value in metadata.items()
                 if not key.startswith(PREFIX) and key not in _FORMAT
             },
+            kernel=kernel,
+            packed={} if kernel is None else packed.parse(metadata[_PACKED], _PACKED, path),
         )
 
 

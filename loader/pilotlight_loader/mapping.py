@@ -13,11 +13,12 @@ from types import TracebackType
 
 import torch
 
-from pilotlight_loader import pages
+from pilotlight_loader import kernel_layout, pages
 from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import CheckpointError
 from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.layout import CHUNK_BYTES
+from pilotlight_loader.packed import PackedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,8 @@ def _map(path: Path, nbytes: int) -> mmap:
 
 
 def _view(mapped: mmap, info: TensorInfo, path: Path) -> torch.Tensor:
+    if isinstance(info, PackedTensor):
+        return kernel_layout.view(_bytes(mapped, info.start, info.nbytes), info.layout)
     dtype = torch_dtype(info.dtype, info.name, path)
     shape = torch_shape(info.dtype, info.shape, info.name, path)
     if info.nbytes == 0:

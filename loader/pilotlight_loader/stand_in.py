@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from pilotlight_loader import kernel_layout
 from pilotlight_loader.baked import BakedCheckpoint
 from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.header import TensorInfo
+from pilotlight_loader.packed import PackedTensor
 
 
 class StandInCheckpoint:
@@ -22,16 +24,20 @@ class StandInCheckpoint:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """One tensor per name, of its shape and dtype."""
-        zeros: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
+        zeros: dict[tuple[type[TensorInfo], str, tuple[int, ...]], torch.Tensor] = {}
         found = {}
         for name, info in self.infos.items():
-            kind = (info.dtype, info.shape)
+            kind = (type(info), info.dtype, info.shape)
             if kind not in zeros:
-                dtype = torch_dtype(info.dtype, name, self.path)
-                shape = torch_shape(info.dtype, info.shape, name, self.path)
-                zeros[kind] = torch.zeros(shape, dtype=dtype)
+                zeros[kind] = self._zeros(info)
             found[name] = zeros[kind]
         return found
+
+    def _zeros(self, info: TensorInfo) -> torch.Tensor:
+        if isinstance(info, PackedTensor):
+            return kernel_layout.zeros(info.layout)
+        shape = torch_shape(info.dtype, info.shape, info.name, self.path)
+        return torch.zeros(shape, dtype=torch_dtype(info.dtype, info.name, self.path))
 
     def resident_bytes(self) -> int:
         return 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pilotlight_loader import kernel_layout
 from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.revision import bake_revision
 from pilotlight_platform.baking.unused import remove_unused
@@ -57,6 +58,18 @@ def test_bake_another_dtype_is_another_revision(sample: Path, tmp_path: Path) ->
     assert not reused
     assert second.path != first.path
     assert second.dtype == "bfloat16"
+
+
+def test_bake_for_another_kernel_is_another_revision(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _, _ = bake(sample, tmp_path)
+    other = "onednn-other" if kernel_layout.kernel_id() is None else None
+    monkeypatch.setattr(kernel_layout, "kernel_id", lambda: other)
+    second, reused, _ = bake(sample, tmp_path)
+
+    assert not reused
+    assert second.path != first.path
 
 
 def test_bake_refused_source_leaves_nothing(tmp_path: Path) -> None:

@@ -144,6 +144,18 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def make_source() -> Callable[..., Path]:
+    """Write the source checkpoint of an architecture, with changes to its config."""
+
+    def make(name: str, directory: Path, **changes: Any) -> Path:
+        config = CONFIGS[name]()
+        config.update(changes)
+        return write_source(directory, config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def baked(
     sources: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:

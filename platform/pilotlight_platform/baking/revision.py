@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pilotlight_loader import LAYOUT_VERSION
+from pilotlight_loader import LAYOUT_VERSION, kernel_layout
 from pilotlight_platform.baking.fetched import local_source
 from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.engine.source import BakedSource, Report, bake_source, source_digest
@@ -43,7 +43,8 @@ def bake_revision(order: BakeOrder, report: Report) -> BakeDone:
 
 def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) -> BakeDone:
     digest = source_digest(source, report)
-    shaped = json.dumps([digest, spec.dtype, LAYOUT_VERSION])
+    # The kernel, too: a deploy under another torch writes the weights that its workers can use.
+    shaped = json.dumps([digest, spec.dtype, LAYOUT_VERSION, kernel_layout.kernel_id()])
     content = hashlib.sha256(shaped.encode()).hexdigest()[:16]
     published = checkpoints_dir / content
     reused = (published / _MANIFEST).is_file()

@@ -15,12 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from pilotlight_loader import AttachPlan, BakedCheckpoint
 from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_platform.engine.packing import WEIGHTS_FILE, open_packed
 from pilotlight_platform.engine.vocabulary import Vocabulary
 from pilotlight_platform.errors import AttachError
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS_FILE = "model.safetensors"
 
 # Any of them means that the directory has a tokenizer.
 TOKENIZER_FILES = (
@@ -65,7 +64,7 @@ class Skeleton:
     bos_id: int | None
     vocab_size: int
     context_length: int | None  # None: no limit is known
-    baked: BakedCheckpoint
+    baked: BakedCheckpoint  # the file for this worker's kernel, or the one for any
     plan: AttachPlan
     takes_position_ids: bool
     takes_logits_to_keep: bool
@@ -73,27 +72,30 @@ class Skeleton:
     attached: bool = False  # a replica holds the module
 
     @classmethod
-    def load(cls, directory: Path) -> Skeleton:
+    def load(cls, directory: Path, *, packed: bool = True) -> Skeleton:
         """Build the skeleton of the baked checkpoint in *directory*; reads no weights.
+
+        With *packed* it takes the file for this CPU's kernel, where there is one.
 
         Raises:
             AttachError: if it cannot be built, naming the directory and the cause.
         """
         try:
             with _BUILDING:
-                return _load(directory)
+                return _load(directory, packed)
         except Exception as error:  # transformers raises all kinds; the worker needs to know one
             raise AttachError(
                 f"cannot build the model in {directory}: {type(error).__name__}: {error}"
             ) from error
 
 
-def _load(directory: Path) -> Skeleton:
+def _load(directory: Path, packed: bool) -> Skeleton:
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    baked = BakedCheckpoint.open(directory / WEIGHTS_FILE)
-    module = _build(config, baked)
+    plain = BakedCheckpoint.open(directory / WEIGHTS_FILE)
+    module = _build(config, plain)
     _rehearse(module)
     straighten_output_input(module)
+    baked = open_packed(directory, module, plain) if packed else plain
     tokenizer = load_tokenizer(directory)
     generation = _generation_config(directory, config)
     parameters = inspect.signature(module.forward).parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,11 +28,18 @@ from pilotlight_loader import (
 )
 from pilotlight_loader.sources.local import LocalOptions
 from pilotlight_platform.engine.chat import encode_messages
-from pilotlight_platform.engine.skeleton import WEIGHTS_FILE, context_length, load_tokenizer
+from pilotlight_platform.engine.packing import WEIGHTS_FILE, write_packed
+from pilotlight_platform.engine.skeleton import (
+    context_length,
+    load_tokenizer,
+    straighten_output_input,
+)
 from pilotlight_platform.engine.time_limit import time_limit
 from pilotlight_platform.engine.verify import probe_prompt, verify
 from pilotlight_platform.errors import InvalidRequestError, SourceError
 from pilotlight_platform.schemas.model import BakePhase
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[BakePhase, str, int, int], None]  # phase, message, bytes done, bytes in all
 
@@ -59,7 +67,7 @@ class BakedSource:
     dtype: str
     architecture: str
     parameters: int  # tied ones once
-    nbytes: int  # of the baked weights
+    nbytes: int  # of the baked weights, in the larger of the two files that a worker may attach
     context_length: int  # 0: the model names no limit
 
 
@@ -93,13 +101,18 @@ def bake_source(
     used_dtype = str(model.dtype).removeprefix("torch.")
     _save_side_files(source, destination, model, used_dtype)
     baked = _bake(model, destination, digest, report)
+    packed = _pack(model, destination, baked, report)
+    straighten_output_input(model)  # the same kernels on both sides
     verify(destination, model, report)
+    if packed is not None and not _is_verified(destination, model, report):
+        packed.path.unlink()
+        packed = None
     return BakedSource(
         source_digest=digest,
         dtype=used_dtype,
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        nbytes=baked.nbytes,
+        nbytes=max(baked.nbytes, 0 if packed is None else packed.nbytes),
         context_length=context_length(config) or 0,
     )
 
@@ -242,3 +255,31 @@ def _bake(model: Any, destination: Path, digest: str, report: Report) -> BakedCh
         )
     except LoaderError as error:
         raise SourceError(f"cannot bake: {error}") from error
+
+
+def _pack(
+    model: Any, destination: Path, baked: BakedCheckpoint, report: Report
+) -> BakedCheckpoint | None:
+    """The same weights for this CPU's kernel, if that is worth it and there is room."""
+
+    def progress(done: int, total: int) -> None:
+        report("bake", "writing the weights for this CPU's kernel", done, total)
+
+    try:
+        return write_packed(destination, baked, model, progress)
+    except LoaderError as error:  # no room, most likely: the model is only slower without
+        logger.warning("packed_weights_skipped reason=%s", error)
+        message = f"no weights for this CPU's kernel: {error}"
+        report("bake", message, baked.nbytes, baked.nbytes)
+        return None
+
+
+def _is_verified(destination: Path, model: Any, report: Report) -> bool:
+    """Whether the packed weights answer like the source; if not, the plain ones do."""
+    try:
+        verify(destination, model, report, packed=True)
+    except Exception as error:  # ours, or whatever the architecture makes of packed weights
+        logger.warning("packed_weights_dropped reason=%r", error)
+        report("verify", f"dropping the weights for this CPU's kernel: {error}", 1, 1)
+        return False
+    return True

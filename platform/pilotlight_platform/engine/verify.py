@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from pilotlight_platform.engine.executor import Engine
 from pilotlight_platform.engine.replica import Replica
-from pilotlight_platform.engine.skeleton import Skeleton, straighten_output_input
+from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.errors import PlatformError, VerificationError
 from pilotlight_platform.schemas.generation import (
     GenerationChunk,
@@ -34,24 +34,31 @@ def probe_prompt(vocab_size: int) -> list[int]:
 
 
 def verify(
-    directory: Path, source: Any, report: Callable[[Literal["verify"], str, int, int], None]
+    directory: Path,
+    source: Any,
+    report: Callable[[Literal["verify"], str, int, int], None],
+    *,
+    packed: bool = False,
 ) -> None:
     """Attach the checkpoint in *directory* as a worker would and compare it with *source*.
 
-    The source loses its generation config.
+    *packed*: the file for this CPU's kernel, else the one for any. The source loses its
+    generation config.
 
     Raises:
         VerificationError: if logits or greedy tokens differ, or the model cannot run at all.
     """
-    report("verify", "comparing with the source", 0, 0)
+    what = "the weights for this CPU's kernel" if packed else "the weights"
+    report("verify", f"comparing {what} with the source", 0, 0)
     prompt = probe_prompt(source.get_input_embeddings().num_embeddings)
-    straighten_output_input(source)  # the same kernels on both sides
     try:
-        skeleton = Skeleton.load(directory)
+        skeleton = Skeleton.load(directory, packed=packed)
         replica = Replica.attach(skeleton)
     except PlatformError as error:
         raise VerificationError(error.message) from error
     try:
+        if packed and not skeleton.baked.packed:
+            raise VerificationError("a worker would not take them")
         _compare_logits(source, skeleton.module, prompt)
         _compare_tokens(_source_answer(source, prompt), _engine_answer(replica, prompt))
     finally:
