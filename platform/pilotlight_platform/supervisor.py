@@ -151,8 +151,8 @@ def _ray(settings: Settings) -> Iterator[None]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if settings.ray_address is None:
-            # The workers' threads, and one for whatever else Ray runs.
-            cpus = settings.workers * settings.threads_per_worker + 1
+            # The workers' threads, and two for whatever else is run on this Ray.
+            cpus = settings.workers * settings.threads_per_worker + 2
             ray.init(
                 address="local",
                 num_cpus=cpus,
