@@ -1,4 +1,4 @@
-"""Attach a mapped checkpoint to a skeleton: plain assignment, planned once, undone for free."""
+"""Attach a checkpoint's tensors to a skeleton: plain assignment, planned once, undone for free."""
 
 from __future__ import annotations
 
@@ -6,24 +6,47 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from pilotlight_loader import kernel_layout
-from pilotlight_loader.baked import BakedCheckpoint
 from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import AttachMismatchError
 from pilotlight_loader.header import TensorInfo
-from pilotlight_loader.mapping import MappedCheckpoint
 from pilotlight_loader.module_tensors import ModuleTensor, module_tensors
 from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.packed_linear import PackedLinear
-from pilotlight_loader.stand_in import StandInCheckpoint
 
 _PARAMETERS, _BUFFERS, _MODULES = "_parameters", "_buffers", "_modules"  # torch's registries
 _MAX_NESTING = 4  # of containers that are searched for tensors
+
+
+class StoredTensors(Protocol):
+    """What a checkpoint holds, under the names of the module; a BakedCheckpoint is one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    @property
+    def ties(self) -> Mapping[str, str]:
+        """Alias -> the name under which the tensor is stored."""
+
+
+class Weights(Protocol):
+    """The tensors themselves: mapped, loaded, or stand-ins."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]: ...
+
+    def tensors(self) -> Mapping[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +62,8 @@ class AttachReport:
 class _Slot:
     """One place in the skeleton that refers to a tensor."""
 
-    place: dict[str, Any]  # a module's _parameters, _buffers or __dict__
+    owner: nn.Module
+    place: dict[str, Any]  # the owner's _parameters, _buffers or __dict__
     key: str
     stored: str  # the tensor's name in the file
     is_parameter: bool
@@ -58,15 +82,15 @@ class AttachPlan:
         self._nbytes = sum(info.nbytes for info in infos.values())
 
     @classmethod
-    def compile(cls, module: nn.Module, baked: BakedCheckpoint) -> AttachPlan:
-        """Match *module*, on the meta device, with *baked*.
+    def compile(cls, module: nn.Module, checkpoint: StoredTensors) -> AttachPlan:
+        """Match *module*, on the meta device, with *checkpoint*.
 
         Raises AttachMismatchError: missing, unexpected or tied differently; another shape or
         dtype; packed for a layer that is no PackedLinear; or a tensor that the module keeps
         outside of its parameters and buffers.
         """
         entries = list(module_tensors(module))
-        stored = {name: name for name in baked.tensors} | dict(baked.ties)
+        stored = {name: name for name in checkpoint.tensors} | dict(checkpoint.ties)
         slots = [_slot(entry, stored[entry.name]) for entry in entries if entry.name in stored]
         owned = {id(slot.weightless): slot for slot in slots}
         strays: list[str] = []
@@ -74,24 +98,31 @@ class AttachPlan:
             if isinstance(value, torch.Tensor) and id(value) in owned:
                 # The attribute stands for a buffer or parameter, and must go where that one goes.
                 slot = owned[id(value)]
-                slots.append(_Slot(owner, key, slot.stored, slot.is_parameter, value))
+                slots.append(_Slot(owner, vars(owner), key, slot.stored, slot.is_parameter, value))
             elif _holds_meta(value):
                 strays.append(f"{name} is neither parameter nor buffer, nothing would fill it")
-        problems = [*_name_problems(entries, stored), *_fit_problems(entries, stored, baked)]
+        problems = [*_name_problems(entries, stored), *_fit_problems(entries, stored, checkpoint)]
         problems += [*_tie_problems(entries, stored), *strays]
         if problems:
-            raise AttachMismatchError(baked.path, problems)
-        return cls(baked.path, baked.tensors, tuple(slots))
+            raise AttachMismatchError(checkpoint.path, problems)
+        return cls(checkpoint.path, checkpoint.tensors, tuple(slots))
 
-    def attach(self, mapped: MappedCheckpoint | StandInCheckpoint) -> AttachReport:
+    def owned(self) -> dict[nn.Module, tuple[str, ...]]:
+        """The stored names of what each module itself holds; a tied tensor has several holders."""
+        found: dict[nn.Module, dict[str, None]] = {}
+        for slot in self._slots:
+            found.setdefault(slot.owner, {})[slot.stored] = None
+        return {owner: tuple(names) for owner, names in found.items()}
+
+    def attach(self, weights: Weights) -> AttachReport:
         """Put the weights in, without copying; the module is on meta again if this fails.
 
-        Raises AttachMismatchError for a mapping of another checkpoint.
+        Raises AttachMismatchError for the weights of another checkpoint.
         """
         start_s = time.time()
-        if mapped.infos != self._infos:
-            raise AttachMismatchError(mapped.path, (f"the plan is for {self._path}",))
-        tensors = mapped.tensors()
+        if weights.infos != self._infos:
+            raise AttachMismatchError(weights.path, (f"the plan is for {self._path}",))
+        tensors = weights.tensors()
         # Tied weights must stay one Parameter, as they were in the skeleton.
         parameters = {
             slot.stored: kernel_layout.parameter(tensors[slot.stored])
@@ -115,17 +146,17 @@ class AttachPlan:
 
 def _slot(entry: ModuleTensor, stored: str) -> _Slot:
     place: dict[str, Any] = vars(entry.module)[_PARAMETERS if entry.is_parameter else _BUFFERS]
-    return _Slot(place, entry.key, stored, entry.is_parameter, entry.tensor)
+    return _Slot(entry.module, place, entry.key, stored, entry.is_parameter, entry.tensor)
 
 
 def _plain_attributes(
     module: nn.Module,
-) -> Iterator[tuple[str, dict[str, Any], str, object]]:
-    """(full name, the owner's __dict__, key, value) of all but torch's own registries."""
+) -> Iterator[tuple[str, nn.Module, str, object]]:
+    """(full name, owner, key, value) of all but torch's own registries."""
     for prefix, owner in module.named_modules():
         for key, value in vars(owner).items():
             if key not in (_PARAMETERS, _BUFFERS, _MODULES):
-                yield f"{prefix}.{key}".lstrip("."), vars(owner), key, value
+                yield f"{prefix}.{key}".lstrip("."), owner, key, value
 
 
 def _holds_meta(value: object, nesting: int = 0) -> bool:
@@ -140,24 +171,30 @@ def _holds_meta(value: object, nesting: int = 0) -> bool:
 
 def _name_problems(entries: list[ModuleTensor], stored: Mapping[str, str]) -> Iterator[str]:
     names = {entry.name for entry in entries}
-    for name in sorted(names - stored.keys()):
+    filled = {entry.name for entry in entries if _needs_no_weights(entry)}
+    for name in sorted(names - filled - stored.keys()):
         yield f"{name} is missing in the checkpoint"
     for name in sorted(stored.keys() - names):
         yield f"{name} is not in the module"
 
 
+def _needs_no_weights(entry: ModuleTensor) -> bool:
+    """A buffer that state_dict() leaves out, and that the module has computed already."""
+    return not entry.tensor.is_meta and entry.key in entry.module._non_persistent_buffers_set
+
+
 def _fit_problems(
-    entries: list[ModuleTensor], stored: Mapping[str, str], baked: BakedCheckpoint
+    entries: list[ModuleTensor], stored: Mapping[str, str], checkpoint: StoredTensors
 ) -> Iterator[str]:
     for entry in entries:
         if entry.name not in stored:
             continue
-        info = baked.tensors[stored[entry.name]]
+        info = checkpoint.tensors[stored[entry.name]]
         wanted = entry.tensor
-        shape = torch_shape(info.dtype, info.shape, info.name, baked.path)
+        shape = torch_shape(info.dtype, info.shape, info.name, checkpoint.path)
         if shape != tuple(wanted.shape):
             yield f"{entry.name} is {list(shape)}, the module wants {list(wanted.shape)}"
-        dtype = torch_dtype(info.dtype, info.name, baked.path)
+        dtype = torch_dtype(info.dtype, info.name, checkpoint.path)
         if dtype != wanted.dtype:
             yield f"{entry.name} is {dtype}, the module wants {wanted.dtype}"
         if isinstance(info, PackedTensor) and not isinstance(entry.module, PackedLinear):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from support.file_source import FileSource
+from support.plain_file_source import FileSource
 
 from pilotlight_loader.cache.cache import Cache
 from pilotlight_loader.cache.identity import ObjectIdentity

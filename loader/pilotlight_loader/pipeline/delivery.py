@@ -1,0 +1,241 @@
+"""One transfer from its plan to its tensors: owns memory, readers, copies, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from pilotlight_loader.devices.device import Device, DeviceMemory
+from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.errors import LoadCancelledError, LoadFailedError
+from pilotlight_loader.pipeline.arrivals import Arrivals
+from pilotlight_loader.pipeline.landings import DirectLanding, StagedLanding
+from pilotlight_loader.pipeline.options import TransferOptions
+from pilotlight_loader.pipeline.report import LoadReport, tier_of, tier_report
+from pilotlight_loader.pipeline.ring import Ring
+from pilotlight_loader.pipeline.write_through import Cache, WriteThrough
+from pilotlight_loader.sources.source import ByteSource
+from pilotlight_loader.transfer.fetch import Fetch
+from pilotlight_loader.transfer.parts import TransferPlan
+
+# Kernels that read 16 bytes at once take no pointer below that.
+GPU_ALIGN = 16
+
+
+class Delivery:
+    """A context manager: leaving it ends whatever still goes on, and waits for that end."""
+
+    def __init__(
+        self,
+        plan: TransferPlan,
+        sources: Mapping[str, ByteSource],
+        device: Device,
+        *,
+        path: Path,
+        options: TransferOptions,
+        cache: Cache | None = None,
+    ) -> None:
+        """*path* is for messages. Allocates the first range, reads nothing before allow()."""
+        self.plan = plan
+        self._sources = sources
+        self._device = device
+        self._path = path
+        self._start_s = self._end_s = time.monotonic()
+        self._memories: dict[int, DeviceMemory] = {}
+        self._allowed = 0
+        self._allocate_for(1)
+        self._owned: dict[str, _OwnTensor] = {}
+        self._arrivals = Arrivals(len(plan.parts))
+        self._write_through = WriteThrough(cache, sources) if cache is not None else None
+        self._ring: Ring | None = None
+        self._staged: StagedLanding | None = None
+        self._fetch = Fetch(
+            plan.parts,
+            sources,
+            self._landing(options),
+            on_error=self._fail,
+            readers=options.readers,
+            retry=options.retry,
+            hedge=options.hedge,
+        )
+        self._ending = threading.Lock()
+        self._is_started = False
+        self._is_complete = False
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def allow(self, limit: int) -> None:
+        """Allocate for the parts below *limit*, in this thread, and let them be read."""
+        self._allocate_for(limit)
+        self._fetch.allow(limit)
+        if not self._is_started:
+            self._is_started = True
+            if self._staged is not None:
+                self._staged.start()
+            self._fetch.start()
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor, over memory that fills later: use it after ready()."""
+        placement = self.plan.placements[name]
+        info = placement.info
+        dtype = torch_dtype(info.dtype, info.name, self._path)
+        if info.nbytes == 0:
+            return torch.empty(info.shape, dtype=dtype, device=self._device.torch_device)
+        held = self._memories[placement.range].view(placement.at, info.nbytes)
+        if held.data_ptr() % self._alignment(dtype):
+            # Behind an odd number of bytes: no view of its type stands there.
+            own = self._owned.setdefault(name, _OwnTensor(held))
+            held = own.bytes
+        return held.view(dtype).view(info.shape)
+
+    def ready(self, names: Sequence[str], timeout_s: float | None = None) -> None:
+        """Wait until *names* may be used by what the caller does next, on its stream.
+
+        On a GPU the copies only have to have begun: the stream waits for their end. Raises
+        LoadFailedError, LoadCancelledError, TimeoutError.
+        """
+        parts = [part for name in names for part in self.plan.placements[name].parts]
+        for event in self._arrivals.wait(parts, timeout_s):
+            event.gate()
+        for name in names:
+            if name in self._owned:
+                self._owned[name].fill()
+
+    def forget(self, range_index: int) -> None:
+        """All tensors of this range were handed out: they alone keep its memory now."""
+        self._memories.pop(range_index, None)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until all bytes are on the device and every tensor is ready; then complete the cache."""
+        self.ready(tuple(self.plan.placements), timeout_s)
+        for event in self._arrivals.events():
+            event.wait()
+        with self._ending:
+            if self._is_complete:
+                return
+            self._end_s = time.monotonic()
+            if self._write_through is not None:
+                self._write_through.finish()
+            self._is_complete = True
+
+    def cancel(self) -> None:
+        """From any thread, at once: what waits raises LoadCancelledError, reading stops.
+
+        Without effect on what is complete, or has failed.
+        """
+        self._stop(LoadCancelledError(f"{self._path}: the load was cancelled"))
+
+    def close(self) -> None:
+        """End reading and copying, wait for their threads, let go of all memory. Idempotent.
+
+        Raises LoadFailedError where a thread does not end.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._stop(LoadCancelledError(f"{self._path}: the load was left early"))
+        with contextlib.ExitStack() as ending:  # runs upwards, and every line of it
+            ending.callback(self._memories.clear)
+            if self._staged is not None:
+                ending.callback(self._staged.join)
+            if self._write_through is not None:
+                ending.callback(self._write_through.abandon)
+            ending.callback(self._fetch.join)
+
+    def report(self, floors: Mapping[str, float] | None) -> LoadReport:
+        """After wait(). *floors*: bytes per second by tier."""
+        counts = self._fetch.counts()
+        first = next((p for p in self.plan.placements.values() if p.parts), None)
+        first_s = self._arrivals.at_s(first.parts) if first is not None else None
+        begin_s = counts.first_start_s if counts.first_start_s is not None else self._end_s
+        read_s = (counts.last_end_s or begin_s) - begin_s
+        tier = tier_of(next(iter(self._sources.values())).location) if self._sources else "disk"
+        error = self._write_through.error if self._write_through is not None else None
+        return LoadReport(
+            nbytes=counts.nbytes,
+            seconds=self._end_s - self._start_s,
+            first_tensor_s=first_s - self._start_s if first_s is not None else None,
+            tiers={
+                tier: tier_report(tier, counts.nbytes, read_s, floors),
+                "device": tier_report("device", counts.nbytes, self._end_s - begin_s, floors),
+            },
+            retries=counts.retries,
+            hedges=counts.hedges,
+            peak_staging_bytes=self._ring.peak_bytes if self._ring is not None else 0,
+            cache_error=str(error) if error is not None else None,
+        )
+
+    def _allocate_for(self, limit: int) -> None:
+        for part in self.plan.parts[self._allowed : limit]:
+            if part.range not in self._memories:
+                nbytes = self.plan.ranges[part.range].nbytes
+                self._memories[part.range] = self._device.allocate(nbytes)
+        self._allowed = max(self._allowed, limit)
+
+    def _landing(self, options: TransferOptions) -> DirectLanding | StagedLanding:
+        # Bytes that a cache still writes must not change, and a tensor's owner may change it: with
+        # a cache, parts go through the ring everywhere.
+        if self._write_through is None and self._is_host_reachable():
+            return DirectLanding(self._memories.__getitem__, self._arrivals)
+        slab_bytes = max((part.nbytes for part in self.plan.parts), default=1)
+        self._ring = Ring(self._device, slab_bytes, options.staging_bytes)
+        self._staged = StagedLanding(
+            self._ring,
+            self._device,
+            self._memories.__getitem__,
+            self._arrivals,
+            self._write_through,
+            self._fail,
+        )
+        return self._staged
+
+    def _is_host_reachable(self) -> bool:
+        return all(memory.host(0, 1) is not None for memory in self._memories.values())
+
+    def _alignment(self, dtype: torch.dtype) -> int:
+        on_gpu = self._device.torch_device.type != "cpu"
+        return max(dtype.itemsize, GPU_ALIGN) if on_gpu else dtype.itemsize
+
+    def _fail(self, error: BaseException) -> None:
+        failure = LoadFailedError(f"{self._path}: {error}")
+        failure.__cause__ = error
+        self._stop(failure)
+
+    def _stop(self, error: LoadFailedError) -> None:
+        # Once complete, a gate that is just being opened must find its tensors, not an error.
+        if not self._is_complete:
+            self._arrivals.fail(error)
+        self._fetch.stop()
+
+
+class _OwnTensor:
+    """A tensor whose bytes stand where no view is possible: copied once they are there."""
+
+    def __init__(self, held: torch.Tensor) -> None:
+        self._lock = threading.Lock()
+        self._held: torch.Tensor | None = held
+        self.bytes = torch.empty_like(held)
+
+    def fill(self) -> None:
+        """Once; later calls do nothing."""
+        with self._lock:
+            if self._held is not None:
+                self.bytes.copy_(self._held)
+                self._held = None

@@ -1,0 +1,76 @@
+"""A checkpoint under the names of the module that it is loaded into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from pilotlight_loader.errors import AttachMismatchError
+from pilotlight_loader.header import TensorInfo
+from pilotlight_loader.module_tensors import module_tensors
+from pilotlight_loader.pipeline.readable import ReadableCheckpoint
+from pilotlight_loader.sources.source import ByteSource
+
+Rename = Callable[[str], str | None]  # None: this tensor is not wanted
+
+
+class RenamedCheckpoint:
+    """A ReadableCheckpoint; the module's own ties are added to those of the checkpoint."""
+
+    def __init__(
+        self, checkpoint: ReadableCheckpoint, module: nn.Module, rename: Rename | None
+    ) -> None:
+        """Raises AttachMismatchError where two tensors get one name."""
+        self._checkpoint = checkpoint
+        self._stored = _renamed(checkpoint, rename)
+        self.path: Path = checkpoint.path
+        self.in_execution_order: bool = checkpoint.in_execution_order
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: replace(checkpoint.tensors[stored], name=name)
+            for name, stored in self._stored.items()
+        }
+        self.ties: Mapping[str, str] = _ties(checkpoint, self._stored, module, rename)
+
+    def file_of(self, name: str) -> str:
+        return self._checkpoint.file_of(self._stored[name])
+
+    def source(self, file: str) -> ByteSource:
+        return self._checkpoint.source(file)
+
+
+def _renamed(checkpoint: ReadableCheckpoint, rename: Rename | None) -> dict[str, str]:
+    """The module's name -> the checkpoint's."""
+    found: dict[str, str] = {}
+    for stored in checkpoint.tensors:
+        name = rename(stored) if rename is not None else stored
+        if name is None:
+            continue
+        if name in found:
+            raise AttachMismatchError(
+                checkpoint.path, (f"{found[name]} and {stored} are both renamed to {name}",)
+            )
+        found[name] = stored
+    return found
+
+
+def _ties(
+    checkpoint: ReadableCheckpoint,
+    stored: Mapping[str, str],
+    module: nn.Module,
+    rename: Rename | None,
+) -> dict[str, str]:
+    names = {old: new for new, old in stored.items()}
+    ties: dict[str, str] = {}
+    for alias, target in checkpoint.ties.items():
+        new = rename(alias) if rename is not None else alias
+        if new is not None and target in names:
+            ties[new] = names[target]
+    # A tied weight is simply absent from most files: the module says whose twin it is.
+    holder = {id(e.tensor): e.name for e in module_tensors(module) if e.name in stored}
+    for entry in module_tensors(module):
+        if entry.name not in stored and id(entry.tensor) in holder:
+            ties.setdefault(entry.name, holder[id(entry.tensor)])
+    return ties

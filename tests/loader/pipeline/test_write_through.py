@@ -1,0 +1,181 @@
+"""The seam to a cache: all bytes of the object reach it, its failures are its own."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from concurrent.futures import Future
+
+import pytest
+from support.file_source import FileReader
+from support.waiting import until
+
+from pilotlight_loader.devices.cpu import CpuDevice
+from pilotlight_loader.devices.simulated import SimulatedDevice
+from pilotlight_loader.errors import AccessDeniedError, LoadFailedError
+from pilotlight_loader.pipeline import write_through
+from pilotlight_loader.pipeline.options import TransferOptions
+from pilotlight_loader.pipeline.stream import stream
+
+SMALL = TransferOptions(staging_bytes=1024, range_bytes=2048, hedge=None)
+
+
+class Entry:
+    """Takes bytes when the test lets it, as late as a disk may."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.bytes = bytearray(nbytes)
+        self.written = bytearray(nbytes)
+        self.waiting: list[tuple[int, memoryview, Future[None]]] = []
+        self.is_late = False
+        self.fails = False
+        self.ends: list[str] = []
+        self.lock = threading.Lock()
+
+    def write(self, start: int, view: memoryview) -> Future[None]:
+        future: Future[None] = Future()
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        with self.lock:
+            self.waiting.append((start, view, future))
+        if not self.is_late:
+            self.write_out()
+        return future
+
+    def write_out(self) -> None:
+        with self.lock:
+            waiting, self.waiting = self.waiting, []
+        for start, view, future in waiting:
+            self.bytes[start : start + len(view)] = view
+            self.written[start : start + len(view)] = b"\x01" * len(view)
+            future.set_result(None)
+
+    def missing(self) -> list[tuple[int, int]]:
+        return [(n, n + 1) for n, is_there in enumerate(self.written) if not is_there]
+
+    def publish(self) -> None:
+        self.ends.append("published")
+
+    def abandon(self) -> None:
+        self.ends.append("abandoned")
+        self.is_late = False
+        self.write_out()
+
+
+class Cache:
+    def __init__(self, entry: Entry | None) -> None:
+        self.entry = entry
+
+    def begin(self, location, version):
+        return self.entry
+
+
+@pytest.fixture
+def entry(file) -> Entry:
+    return Entry(file.stat().st_size)
+
+
+def running() -> SimulatedDevice:
+    device = SimulatedDevice()
+    device.run()
+    return device
+
+
+@pytest.mark.parametrize("device", [CpuDevice, running])
+def test_cache_gets_the_whole_object_and_publishes_it(opened, file, entry, device):
+    checkpoint, _ = opened()
+
+    list(stream(checkpoint, device(), cache=Cache(entry), options=SMALL))
+
+    assert entry.bytes == file.read_bytes()
+    assert entry.ends == ["published"]
+
+
+def test_cache_gets_the_bytes_as_they_were_read_whatever_becomes_of_the_tensors(
+    opened, file, entry
+):
+    entry.is_late = True
+    options = TransferOptions(hedge=None)  # the ring has room for all of it
+    checkpoint, _ = opened()
+    tensors = stream(checkpoint, CpuDevice(), cache=Cache(entry), options=options)
+
+    for _, tensor in itertools.islice(tensors, len(checkpoint.tensors)):
+        tensor.fill_(0)
+    entry.is_late = False
+    entry.write_out()
+    list(tensors)
+
+    assert entry.bytes == file.read_bytes()
+    assert entry.ends == ["published"]
+
+
+def test_a_slow_cache_holds_readers_back(opened, entry):
+    entry.is_late = True
+    checkpoint, source = opened()
+    consumer = threading.Thread(
+        target=lambda: list(stream(checkpoint, running(), cache=Cache(entry), options=SMALL))
+    )
+    consumer.start()
+    until(lambda: len(entry.waiting) == 4)
+    consumer.join(0.05)
+
+    asked = source.bytes_asked
+    while consumer.is_alive():
+        entry.write_out()
+        consumer.join(0.001)
+
+    assert asked <= 1024
+    assert entry.ends == ["published"]
+
+
+def test_a_cache_that_fails_does_not_fail_the_load(opened, weights, entry):
+    entry.fails = True
+    checkpoint, _ = opened()
+
+    found = dict(stream(checkpoint, running(), cache=Cache(entry), options=SMALL))
+
+    assert found.keys() == weights.keys()
+    assert entry.ends == ["abandoned"]
+
+
+def test_a_cache_that_has_the_object_gets_nothing(opened, weights):
+    checkpoint, _ = opened()
+
+    assert dict(stream(checkpoint, cache=Cache(None), options=SMALL)).keys() == weights.keys()
+
+
+def test_a_load_of_few_tensors_publishes_nothing_incomplete(opened, entry, monkeypatch):
+    monkeypatch.setattr(write_through, "FILL_BYTES", 1024)
+    checkpoint, _ = opened()
+
+    list(stream(checkpoint, names=["t1"], cache=Cache(entry), options=SMALL))
+
+    assert entry.ends == ["abandoned"]
+
+
+def test_a_load_that_fails_abandons_its_cache_entry(opened, entry):
+    def refuse(reader: FileReader, start: int, into: memoryview) -> None:
+        if start > 4096:
+            raise AccessDeniedError("test", "expired")
+
+    checkpoint, _ = opened(before_read=refuse)
+    device = running()
+
+    with pytest.raises(LoadFailedError, match="expired"):
+        list(stream(checkpoint, device, cache=Cache(entry), options=SMALL))
+
+    assert entry.ends == ["abandoned"]
+    assert device.staged_bytes == 0
+
+
+def test_a_stream_closed_early_waits_for_the_cache_to_let_go(opened, entry):
+    entry.is_late = True
+    device = running()
+    tensors = stream(opened()[0], device, order=["t8"], cache=Cache(entry), options=SMALL)
+    next(tensors)
+    until(lambda: len(entry.waiting) > 0)
+
+    tensors.close()  # abandon() lets the writes end
+
+    assert entry.ends == ["abandoned"]
+    assert device.staged_bytes == 0
