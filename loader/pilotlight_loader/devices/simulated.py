@@ -51,7 +51,7 @@ class SimulatedEvent:
     def __init__(self, device: SimulatedDevice) -> None:
         self._device = device
         self.ended = False
-        self.error: DeviceError | None = None
+        self.failure: str | None = None  # raised anew each time, with the frames of who asked
 
     def done(self) -> bool:
         return self._device.is_over(self)
@@ -81,7 +81,7 @@ class SimulatedDevice:
         self._changed = threading.Condition()
         self._copies: deque[_Copy] = deque()
         self._runs = False
-        self._broken: DeviceError | None = None
+        self._broken: str | None = None
         self._end_s = 0.0
         self._memories: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._stagings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -129,7 +129,7 @@ class SimulatedDevice:
     def copy(self, source: torch.Tensor, target: DeviceMemory, start: int) -> SimulatedEvent:
         with self._changed:
             if self._broken is not None:
-                raise self._broken
+                raise DeviceError(self._broken)
             event = SimulatedEvent(self)
             nbytes = source.numel()
             if self._pace is not None:
@@ -164,10 +164,10 @@ class SimulatedDevice:
     def break_down(self, reason: str) -> None:
         """Pending copies fail, later ones are refused."""
         with self._changed:
-            self._broken = DeviceError(reason)
+            self._broken = reason
             while self._copies:
                 event = self._copies.popleft().event
-                event.error, event.ended = self._broken, True
+                event.failure, event.ended = reason, True
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -180,8 +180,8 @@ class SimulatedDevice:
         """What SimulatedEvent.done() says."""
         with self._changed:
             self._keep_pace()
-            if event.error is not None:
-                raise event.error
+            if event.failure is not None:
+                raise DeviceError(event.failure)
             return event.ended
 
     def wait_for(self, event: SimulatedEvent) -> None:
@@ -191,8 +191,8 @@ class SimulatedDevice:
         with self._changed:
             if not self._changed.wait_for(lambda: event.ended, WAIT_S):
                 raise DeviceError(f"nothing let the copy end within {WAIT_S:g} s")
-            if event.error is not None:
-                raise event.error
+            if event.failure is not None:
+                raise DeviceError(event.failure)
 
     def _sleep_s(self, event: SimulatedEvent) -> float:
         assert self._pace is not None

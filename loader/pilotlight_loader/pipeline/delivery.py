@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,10 +14,11 @@ import torch
 
 from pilotlight_loader.devices.device import Device, DeviceMemory
 from pilotlight_loader.dtypes import torch_dtype
-from pilotlight_loader.errors import LoadCancelledError, LoadFailedError
+from pilotlight_loader.errors import DeviceError, LoadCancelledError, LoadFailedError
 from pilotlight_loader.pipeline.arrivals import Arrivals
 from pilotlight_loader.pipeline.landings import DirectLanding, StagedLanding
 from pilotlight_loader.pipeline.options import TransferOptions
+from pilotlight_loader.pipeline.own_tensor import OwnTensor
 from pilotlight_loader.pipeline.report import LoadReport, tier_of, tier_report
 from pilotlight_loader.pipeline.ring import Ring
 from pilotlight_loader.pipeline.write_through import Cache, WriteThrough
@@ -51,7 +52,7 @@ class Delivery:
         self._memories: dict[int, DeviceMemory] = {}
         self._allowed = 0
         self._allocate_for(1)
-        self._owned: dict[str, _OwnTensor] = {}
+        self._owned: dict[str, OwnTensor] = {}
         self._arrivals = Arrivals(len(plan.parts))
         self._write_through = WriteThrough(cache, sources) if cache is not None else None
         self._ring: Ring | None = None
@@ -101,7 +102,7 @@ class Delivery:
         held = self._memories[placement.range].view(placement.at, info.nbytes)
         if held.data_ptr() % self._alignment(dtype):
             # Behind an odd number of bytes: no view of its type stands there.
-            own = self._owned.setdefault(name, _OwnTensor(held))
+            own = self._owned.setdefault(name, OwnTensor(held))
             held = own.bytes
         return held.view(dtype).view(info.shape)
 
@@ -112,11 +113,15 @@ class Delivery:
         LoadFailedError, LoadCancelledError, TimeoutError.
         """
         parts = [part for name in names for part in self.plan.placements[name].parts]
-        for event in self._arrivals.wait(parts, timeout_s):
-            event.gate()
+        events = self._arrivals.wait(parts, timeout_s)
+        with self._copy_errors_end_it():
+            for event in events:
+                event.gate()
         for name in names:
-            if name in self._owned:
-                self._owned[name].fill()
+            own = self._owned.get(name)
+            if own is not None:
+                own.fill()
+                self._owned.pop(name, None)  # the tensor is its user's alone
 
     def forget(self, range_index: int) -> None:
         """All tensors of this range were handed out: they alone keep its memory now."""
@@ -125,8 +130,9 @@ class Delivery:
     def wait(self, timeout_s: float | None = None) -> None:
         """Until all bytes are on the device and every tensor is ready; then complete the cache."""
         self.ready(tuple(self.plan.placements), timeout_s)
-        for event in self._arrivals.events():
-            event.wait()
+        with self._copy_errors_end_it():
+            for event in self._arrivals.events():
+                event.wait()
         with self._ending:
             if self._is_complete:
                 return
@@ -153,6 +159,7 @@ class Delivery:
         self._stop(LoadCancelledError(f"{self._path}: the load was left early"))
         with contextlib.ExitStack() as ending:  # runs upwards, and every line of it
             ending.callback(self._memories.clear)
+            ending.callback(self._owned.clear)
             if self._staged is not None:
                 ending.callback(self._staged.join)
             if self._write_through is not None:
@@ -213,6 +220,14 @@ class Delivery:
         on_gpu = self._device.torch_device.type != "cpu"
         return max(dtype.itemsize, GPU_ALIGN) if on_gpu else dtype.itemsize
 
+    @contextlib.contextmanager
+    def _copy_errors_end_it(self) -> Iterator[None]:
+        try:
+            yield
+        except DeviceError as error:
+            self._fail(error)
+            raise LoadFailedError(f"{self._path}: {error}") from error
+
     def _fail(self, error: BaseException) -> None:
         failure = LoadFailedError(f"{self._path}: {error}")
         failure.__cause__ = error
@@ -223,19 +238,3 @@ class Delivery:
         if not self._is_complete:
             self._arrivals.fail(error)
         self._fetch.stop()
-
-
-class _OwnTensor:
-    """A tensor whose bytes stand where no view is possible: copied once they are there."""
-
-    def __init__(self, held: torch.Tensor) -> None:
-        self._lock = threading.Lock()
-        self._held: torch.Tensor | None = held
-        self.bytes = torch.empty_like(held)
-
-    def fill(self) -> None:
-        """Once; later calls do nothing."""
-        with self._lock:
-            if self._held is not None:
-                self.bytes.copy_(self._held)
-                self._held = None

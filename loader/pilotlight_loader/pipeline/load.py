@@ -31,6 +31,8 @@ class Loading:
     """A load under way: the module may run, each part of it waits for its own tensors.
 
     A context manager: leaving it waits for the end, or after an exception cancels the load.
+    Gates stand before forwards and before looking up a tensor by its name; whoever goes through
+    parameters() or state_dict(), compiles or captures the module calls wait() first.
     """
 
     def __init__(
@@ -80,17 +82,12 @@ class Loading:
             return self._report
         try:
             self._delivery.wait(timeout_s)
+            return self._finish()
         except TimeoutError:
             raise
         except BaseException:
             self._give_up()
             raise
-        with self._lock:
-            if self._report is None:
-                self._gates.remove()
-                self._resources.close()
-                self._report = self._delivery.report(self._floors)
-            return self._report
 
     def cancel(self) -> None:
         """From any thread, at once: forwards that reach a gate raise LoadCancelledError.
@@ -98,6 +95,14 @@ class Loading:
         The module is weightless again when wait() has raised or the context was left.
         """
         self._delivery.cancel()
+
+    def _finish(self) -> LoadReport:
+        with self._lock:
+            if self._report is None:
+                self._gates.remove()
+                self._resources.close()
+                self._report = self._delivery.report(self._floors)
+            return self._report
 
     def _give_up(self) -> None:
         """Not before it is over may the module be touched: its gates hold until then."""

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from pilotlight_loader.baked import BakedCheckpoint
 from pilotlight_loader.checkpoint import Checkpoint
 from pilotlight_loader.header import TensorInfo
+from pilotlight_loader.layout import PAD_PREFIX
 from pilotlight_loader.sources.source import ByteSource
 
 
@@ -47,14 +48,18 @@ class LocalCheckpoint:
     ) -> None:
         self._open_source = open_source
         self._sources: dict[str, ByteSource] = {}
+        self.ties: Mapping[str, str] = {}
         self.path = checkpoint.path
-        self.tensors = checkpoint.tensors
+        self.tensors = {
+            name: info
+            for name, info in checkpoint.tensors.items()
+            if not name.startswith(PAD_PREFIX)  # a baked file, opened as any other
+        }
         if isinstance(checkpoint, BakedCheckpoint):
             self.ties = checkpoint.ties
             self.in_execution_order = True
             self._files = dict.fromkeys(checkpoint.tensors, str(checkpoint.path))
         else:
-            self.ties = {}
             self.in_execution_order = False
             self._files = {
                 name: str(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 
 from pilotlight_loader.devices.device import CopyEvent, Device
 from pilotlight_loader.devices.host_memory import host_view
-from pilotlight_loader.errors import LoadFailedError
+from pilotlight_loader.errors import DeviceError, LoadFailedError
 
 # 32 buffers of 16 MiB, as in safetensors 0.9: at 50 GB/s the device empties that in 10 ms, and
 # reads that take longer need not fewer but faster sources. InstantTensor pins 4 GiB instead.
@@ -99,13 +100,13 @@ class Ring:
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Wait until no slab is held any more. Raises LoadFailedError, or a copy's DeviceError."""
-        while True:
-            with self._changed:
-                if not self._flying:
-                    break
-                oldest = self._flying.popleft()
-            self._land(*oldest)
+        """Wait until no slab is held any more, also by a copy that failed. Raises LoadFailedError.
+
+        Readers, and whoever begins copies, have ended.
+        """
+        while self._flying:
+            with contextlib.suppress(DeviceError):  # whoever waits for the bytes is told
+                self._land(*self._flying.popleft())
         with self._changed:
             if not self._changed.wait_for(lambda: self._held == 0, DRAIN_S):
                 raise LoadFailedError(f"staging buffers were still held after {DRAIN_S:g} s")

@@ -53,7 +53,11 @@ class WriteThrough:
         self._entries: dict[str, CacheEntry] = {}
         self.error: BaseException | None = None  # the first that a cache raised
         for file, source in sources.items():
-            entry = cache.begin(source.location, source.version)
+            try:
+                entry = cache.begin(source.location, source.version)
+            except Exception as error:  # a cache's own business, its disk above all
+                self.error = self.error or error
+                continue
             if entry is not None:
                 self._entries[file] = entry
 
@@ -71,7 +75,7 @@ class WriteThrough:
             return
         try:
             future = entry.write(part.start, view)
-        except Exception as error:  # a cache's own business, its disk above all
+        except Exception as error:  # as above
             self._drop(part.file, error)
             release()
             return
@@ -94,7 +98,7 @@ class WriteThrough:
                     entry.publish()
                 else:
                     entry.abandon()
-            except Exception as error:  # as above, and the source's
+            except Exception as error:  # as above, or the source's
                 self._drop(file, error)
         with self._lock:
             self._entries.clear()

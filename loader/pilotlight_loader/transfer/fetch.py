@@ -15,11 +15,8 @@ from pilotlight_loader.transfer.board import Attempt, Board
 from pilotlight_loader.transfer.landing import Landing, Room
 from pilotlight_loader.transfer.parts import Part
 from pilotlight_loader.transfer.policies import HedgePolicy, NoRetry, RetryDelays
-from pilotlight_loader.transfer.readers import Readers
+from pilotlight_loader.transfer.readers import Readers, readers_for
 
-# One connection to an object store brings 90 MB/s, so 64 fill 50 Gbit/s, which one Python process
-# does not take in anyway.
-MAX_READERS = 64
 JOIN_S = 30.0  # an aborted read_into ends soon; one that hangs in the kernel may not
 
 
@@ -244,13 +241,6 @@ class Fetch:
         room.give_back()
         if held is not None:
             held.landed(attempt.part)
-
-
-def readers_for(sources: Mapping[str, ByteSource], parts: int, asked: int | None) -> int:
-    """How many threads: what the sources can use, at most MAX_READERS."""
-    wanted = asked or max((source.parallel for source in sources.values()), default=1)
-    # A part may be read twice at once.
-    return max(1, min(wanted, 2 * parts, MAX_READERS))
 
 
 def _abort(attempt: Attempt) -> None:

@@ -1,4 +1,4 @@
-"""The open readers of one thread."""
+"""The open readers of one thread, and how many such threads there are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pilotlight_loader.sources.source import ByteSource, Reader
 # A thread that goes from shard to shard and back keeps these connections or files; 163 shards for
 # 64 threads would be 10,000 of them.
 MAX_OPEN = 4
+# One connection to an object store brings 90 MB/s, so 64 fill 50 Gbit/s, which one Python process
+# does not take in anyway.
+MAX_READERS = 64
 
 
 class Readers:
@@ -38,3 +41,10 @@ class Readers:
         """Close all."""
         for file in tuple(self._open):
             self.drop(file)
+
+
+def readers_for(sources: Mapping[str, ByteSource], parts: int, asked: int | None) -> int:
+    """How many threads: what the sources can use, at most MAX_READERS."""
+    wanted = asked or max((source.parallel for source in sources.values()), default=1)
+    # A part may be read twice at once.
+    return max(1, min(wanted, 2 * parts, MAX_READERS))

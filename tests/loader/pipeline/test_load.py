@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.file_source import FileReader, FileSource, until_aborted
+from support.raw_safetensors import save_in_this_order
 from support.waiting import until
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -415,6 +416,32 @@ def test_load_keeps_a_buffer_that_the_module_has_computed(tmp_path):
     assert skeleton.table.tolist() == [0.0, 1.0]
 
 
+class Odd(nn.Module):
+    """Behind three bytes, nothing of four stands where a view of it could."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+        self.weight = nn.Parameter(torch.arange(1.0, 8.0))
+
+    def forward(self) -> torch.Tensor:
+        return self.weight[self.mask.sum() :]
+
+
+def test_load_fills_a_misaligned_tensor_after_its_bytes_have_arrived(tmp_path, device):
+    source = Odd()
+    path = tmp_path / "odd.safetensors"
+    save_in_this_order({"mask": source.mask, "weight": source.weight.detach()}, path)
+    held = Held(0)
+    skeleton = on_meta(Odd)
+
+    with begin_load(opened(path, before_read=held), skeleton, device):
+        held.released.set()
+        early = skeleton()
+
+    assert torch.equal(early, source())
+
+
 def first_reads(source: FileSource, checkpoint: LocalCheckpoint, **options) -> list[str]:
     load(checkpoint, on_meta(lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))), **options)
     starts = {info.start: name for name, info in checkpoint.tensors.items()}
@@ -584,7 +611,7 @@ def test_load_fails_when_the_device_breaks_down(untied):
     until(lambda: device.pending_bytes > 0)
     device.break_down("fell off the bus")
 
-    with pytest.raises((LoadFailedError, DeviceError), match="fell off"):
+    with pytest.raises(LoadFailedError, match="fell off"):
         loading.wait()
     assert is_weightless(skeleton)
     assert is_plain(skeleton)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from support.file_source import FileReader, FileSource, until_aborted
+from support.raw_safetensors import save_in_this_order
 from support.waiting import until
+from torch import nn
 
+from pilotlight_loader import bake
 from pilotlight_loader.devices.cpu import CpuDevice
 from pilotlight_loader.devices.simulated import SimulatedDevice
 from pilotlight_loader.errors import AccessDeniedError, DeviceError, LoadFailedError
@@ -125,26 +127,25 @@ def test_stream_hands_out_misaligned_tensors_as_copies(opened, tmp_path, device)
     odd = {"a": torch.tensor([True, False, True]), "b": torch.arange(5, dtype=torch.int8)}
     raw = {**odd, "c": torch.randn(7), "d": torch.randn(3, dtype=torch.float64)}
     path = tmp_path / "odd.safetensors"
-    _save_in_this_order(raw, path)
+    save_in_this_order(raw, path)
     checkpoint, _ = opened(path, part_bytes=5)
 
     assert same(dict(stream(checkpoint, device)), raw)
 
 
-def _save_in_this_order(tensors: dict[str, torch.Tensor], path) -> None:
-    """safetensors puts large dtypes first, so that nothing of its own is ever misaligned."""
-    kinds = {torch.bool: "BOOL", torch.int8: "I8", torch.float32: "F32", torch.float64: "F64"}
-    header, data = {}, b""
-    for name, tensor in tensors.items():
-        raw = bytes(tensor.flatten().view(torch.uint8).tolist())
-        header[name] = {
-            "dtype": kinds[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [len(data), len(data) + len(raw)],
-        }
-        data += raw
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+def test_stream_keeps_no_copy_of_a_misaligned_tensor(opened, tmp_path):
+    path = tmp_path / "odd.safetensors"
+    save_in_this_order({"a": torch.tensor([True]), "b": torch.randn(7), "c": torch.ones(1)}, path)
+    tensors = stream(opened(path)[0], CpuDevice())
+    next(tensors)
+    _, tensor = next(tensors)
+    storage = weakref.ref(tensor.untyped_storage())
+
+    next(tensors)
+    del tensor
+
+    assert storage() is None
+    tensors.close()
 
 
 def test_stream_reads_shards_side_by_side(tmp_path, weights, device):
@@ -288,9 +289,29 @@ def test_stream_fails_when_the_device_breaks_down(opened):
     )
     breaking.start()
 
-    with pytest.raises((LoadFailedError, DeviceError), match="gone"):
+    with pytest.raises(LoadFailedError, match="gone"):
         list(tensors)
     breaking.join(20)
+    assert device.staged_bytes == device.allocated_bytes == 0
+
+
+def test_stream_of_nothing_but_empty_tensors_reads_nothing(opened, device):
+    checkpoint, source = opened()
+
+    ((name, tensor),) = stream(checkpoint, device, names=["empty"])
+
+    assert (name, tensor.shape) == ("empty", (0, 4))
+    assert not source.reads
+
+
+def test_stream_of_a_baked_file_opened_as_any_other_leaves_out_pads(tmp_path, opened):
+    path = tmp_path / "baked.safetensors"
+    bake(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), path, order=[], metadata={})
+    checkpoint, _ = opened(path)
+
+    names = [name for name, _ in stream(checkpoint)]
+
+    assert sorted(names) == ["0.bias", "0.weight", "1.bias", "1.weight"]
 
 
 def test_stream_fails_when_device_memory_ends(opened):

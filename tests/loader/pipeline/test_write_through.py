@@ -12,7 +12,7 @@ from support.waiting import until
 
 from pilotlight_loader.devices.cpu import CpuDevice
 from pilotlight_loader.devices.simulated import SimulatedDevice
-from pilotlight_loader.errors import AccessDeniedError, LoadFailedError
+from pilotlight_loader.errors import AccessDeniedError, CacheFullError, LoadFailedError
 from pilotlight_loader.pipeline import write_through
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.stream import stream
@@ -83,10 +83,11 @@ def running() -> SimulatedDevice:
 
 @pytest.mark.parametrize("device", [CpuDevice, running])
 def test_cache_gets_the_whole_object_and_publishes_it(opened, file, entry, device):
-    checkpoint, _ = opened()
+    checkpoint, source = opened()
 
     list(stream(checkpoint, device(), cache=Cache(entry), options=SMALL))
 
+    assert source.bytes_asked == file.stat().st_size  # nothing was read twice
     assert entry.bytes == file.read_bytes()
     assert entry.ends == ["published"]
 
@@ -136,6 +137,16 @@ def test_a_cache_that_fails_does_not_fail_the_load(opened, weights, entry):
 
     assert found.keys() == weights.keys()
     assert entry.ends == ["abandoned"]
+
+
+def test_a_cache_that_cannot_begin_does_not_fail_the_load(opened, weights):
+    class Full:
+        def begin(self, location, version):
+            raise CacheFullError("everything in it is leased")
+
+    checkpoint, _ = opened()
+
+    assert dict(stream(checkpoint, cache=Full(), options=SMALL)).keys() == weights.keys()
 
 
 def test_a_cache_that_has_the_object_gets_nothing(opened, weights):

@@ -295,17 +295,24 @@ def test_fetch_stop_aborts_readers_and_back_offs(file):
     assert not errors
 
 
-def test_fetch_drops_a_reader_that_was_aborted(file):
-    seen: list[tuple[FileReader, int]] = []
+def test_fetch_drops_a_reader_whose_abort_came_too_late(file):
+    slow: list[int] = []
+    went_on = threading.Event()
 
-    def hang_first(reader: FileReader, start: int, into: memoryview) -> None:
-        assert not reader.aborted.is_set()
-        seen.append((reader, start))
-        if len(seen) == 1:
-            until_aborted(reader)
+    def end_well_although_aborted(reader: FileReader, start: int, into: memoryview) -> None:
+        me = threading.get_ident()
+        if start == 0 and is_first(into):
+            slow.append(me)
+            assert reader.aborted.wait(20)
+            reader.is_deaf = True
+        elif me in slow:
+            went_on.set()
+        elif start >= 2 * PART:
+            assert went_on.wait(20)
 
-    source = FileSource(file, parallel=2, before_read=hang_first)
+    source = FileSource(file, parallel=2, before_read=end_well_although_aborted)
     with fetching(source, hedge=AT_ONCE) as (_, memory, errors):
         until(lambda: len(memory.landed) == 8)
 
     assert not errors
+    assert memory.buffer[:-1] == file.read_bytes()
