@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -27,7 +26,7 @@ class StoredTensors(Protocol):
     """What a checkpoint holds, under the names of the module; a BakedCheckpoint is one."""
 
     @property
-    def path(self) -> Path: ...
+    def location(self) -> str: ...
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
@@ -41,7 +40,7 @@ class Weights(Protocol):
     """The tensors themselves: mapped, loaded, or stand-ins."""
 
     @property
-    def path(self) -> Path: ...
+    def location(self) -> str: ...
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]: ...
@@ -74,9 +73,9 @@ class AttachPlan:
     """Which tensor goes where in one skeleton. Not thread-safe: it writes into the modules."""
 
     def __init__(
-        self, path: Path, infos: Mapping[str, TensorInfo], slots: tuple[_Slot, ...]
+        self, location: str, infos: Mapping[str, TensorInfo], slots: tuple[_Slot, ...]
     ) -> None:
-        self._path = path
+        self._location = location
         self._infos = infos
         self._slots = slots
         self._nbytes = sum(info.nbytes for info in infos.values())
@@ -104,8 +103,8 @@ class AttachPlan:
         problems = [*_name_problems(entries, stored), *_fit_problems(entries, stored, checkpoint)]
         problems += [*_tie_problems(entries, stored), *strays]
         if problems:
-            raise AttachMismatchError(checkpoint.path, problems)
-        return cls(checkpoint.path, checkpoint.tensors, tuple(slots))
+            raise AttachMismatchError(checkpoint.location, problems)
+        return cls(checkpoint.location, checkpoint.tensors, tuple(slots))
 
     def owned(self) -> dict[nn.Module, tuple[str, ...]]:
         """The stored names of what each module itself holds; a tied tensor has several holders."""
@@ -121,7 +120,7 @@ class AttachPlan:
         """
         start_s = time.time()
         if weights.infos != self._infos:
-            raise AttachMismatchError(weights.path, (f"the plan is for {self._path}",))
+            raise AttachMismatchError(weights.location, (f"the plan is for {self._location}",))
         tensors = weights.tensors()
         # Tied weights must stay one Parameter, as they were in the skeleton.
         parameters = {
@@ -191,10 +190,10 @@ def _fit_problems(
             continue
         info = checkpoint.tensors[stored[entry.name]]
         wanted = entry.tensor
-        shape = torch_shape(info.dtype, info.shape, info.name, checkpoint.path)
+        shape = torch_shape(info.dtype, info.shape, info.name, checkpoint.location)
         if shape != tuple(wanted.shape):
             yield f"{entry.name} is {list(shape)}, the module wants {list(wanted.shape)}"
-        dtype = torch_dtype(info.dtype, info.name, checkpoint.path)
+        dtype = torch_dtype(info.dtype, info.name, checkpoint.location)
         if dtype != wanted.dtype:
             yield f"{entry.name} is {dtype}, the module wants {wanted.dtype}"
         if isinstance(info, PackedTensor) and not isinstance(entry.module, PackedLinear):

@@ -38,6 +38,11 @@ class BakedCheckpoint:
     checksums: tuple[int, ...]
 
     @property
+    def location(self) -> str:
+        """For messages."""
+        return str(self.path)
+
+    @property
     def packed(self) -> Mapping[str, PackedTensor]:
         """The weights that only the kernel can read."""
         return {n: t for n, t in self.tensors.items() if isinstance(t, PackedTensor)}
@@ -49,24 +54,13 @@ class BakedCheckpoint:
         LayoutVersionError also for weights that are packed for another kernel than this process's.
         """
         header = read_header(path)
-        manifest = Manifest.from_metadata(header.metadata, path)
-        nbytes = max((t.end for t in header.tensors.values()), default=header.data_start)
-        tensors = {n: t for n, t in header.tensors.items() if not n.startswith(PAD_PREFIX)}
-        _check_alignment(header, tensors, path)
-        if manifest.kernel is not None:
-            _check_kernel(manifest.kernel, path)
-            tensors = packed.resolve(tensors, manifest.packed, path)
-        for alias, name in manifest.ties.items():
-            if alias in tensors or name not in tensors:
-                raise HeaderError(path, f"{alias!r} cannot be tied to {name!r}")
-        if len(manifest.checksums) != chunk_count(nbytes - header.data_start):
-            raise HeaderError(path, f"{len(manifest.checksums)} checksums do not fit its size")
+        tensors, manifest = baked_tensors(header, path)
         return cls(
             path=path,
             tensors=tensors,
             ties=manifest.ties,
             metadata=manifest.extra,
-            nbytes=nbytes,
+            nbytes=_file_bytes(header),
             data_start=header.data_start,
             checksums=manifest.checksums,
         )
@@ -91,7 +85,30 @@ class BakedCheckpoint:
             raise CheckpointError(self.path, f"cannot be read: {error.strerror}") from error
 
 
-def _check_alignment(header: Header, tensors: Mapping[str, TensorInfo], path: Path) -> None:
+def baked_tensors(header: Header, path: Path | str) -> tuple[dict[str, TensorInfo], Manifest]:
+    """The tensors of a baked file in execution order, without pads, and its manifest.
+
+    Raises as BakedCheckpoint.open().
+    """
+    manifest = Manifest.from_metadata(header.metadata, path)
+    tensors = {n: t for n, t in header.tensors.items() if not n.startswith(PAD_PREFIX)}
+    _check_alignment(header, tensors, path)
+    if manifest.kernel is not None:
+        _check_kernel(manifest.kernel, path)
+        tensors = packed.resolve(tensors, manifest.packed, path)
+    for alias, name in manifest.ties.items():
+        if alias in tensors or name not in tensors:
+            raise HeaderError(path, f"{alias!r} cannot be tied to {name!r}")
+    if len(manifest.checksums) != chunk_count(_file_bytes(header) - header.data_start):
+        raise HeaderError(path, f"{len(manifest.checksums)} checksums do not fit its size")
+    return tensors, manifest
+
+
+def _file_bytes(header: Header) -> int:
+    return max((t.end for t in header.tensors.values()), default=header.data_start)
+
+
+def _check_alignment(header: Header, tensors: Mapping[str, TensorInfo], path: Path | str) -> None:
     if header.data_start % DATA_ALIGN:
         raise HeaderError(path, f"its data begins at {header.data_start}, not on {DATA_ALIGN}")
     for tensor in tensors.values():
@@ -99,7 +116,7 @@ def _check_alignment(header: Header, tensors: Mapping[str, TensorInfo], path: Pa
             raise HeaderError(path, f"{tensor.name!r} does not stand on {TENSOR_ALIGN} bytes")
 
 
-def _check_kernel(kernel: str, path: Path) -> None:
+def _check_kernel(kernel: str, path: Path | str) -> None:
     ours = kernel_layout.kernel_id()
     if kernel != ours:
         raise LayoutVersionError(

@@ -9,11 +9,11 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
+from pilotlight_loader.baked import baked_tensors
 from pilotlight_loader.errors import (
     AccessDeniedError,
     CheckpointError,
@@ -21,6 +21,7 @@ from pilotlight_loader.errors import (
     SourceReadError,
 )
 from pilotlight_loader.header import Header, TensorInfo
+from pilotlight_loader.manifest import is_baked
 from pilotlight_loader.sources.location import parse_location
 from pilotlight_loader.sources.retry import RetryPolicy, retried
 from pilotlight_loader.sources.small_read import open_retried
@@ -52,26 +53,25 @@ _READ_BYTES = 4 * 1024 * 1024
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointTensor(TensorInfo):
-    """Where one tensor of a checkpoint stands: [start, end) of `file`."""
-
-    file: str  # relative to the checkpoint
-
-
 class Checkpoint:
-    """A checked checkpoint, each weight file pinned to one version. Thread-safe; owns its store."""
+    """A checked checkpoint, each weight file pinned to one version. Thread-safe; owns its store.
+
+    One that bake() has written is known by its header: its ties, and that its order is that of
+    execution. `tensors` never names its pads.
+    """
 
     def __init__(self, store: Store, files: Sequence[WeightFile], *, is_one_file: bool) -> None:
         self.location = store.location
         self.headers: Mapping[str, Header] = {file.name: file.header for file in files}
-        self.tensors: Mapping[str, CheckpointTensor] = {
-            tensor.name: CheckpointTensor(
-                tensor.name, tensor.dtype, tensor.shape, tensor.start, tensor.end, file.name
-            )
-            for file in files
-            for tensor in file.header.tensors.values()
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: tensor for file in files for name, tensor in file.header.tensors.items()
         }
+        self.ties: Mapping[str, str] = {}  # alias -> the name under which the tensor is stored
+        self.in_execution_order = False
+        if len(files) == 1 and is_baked(files[0].header.metadata):
+            self.tensors, manifest = baked_tensors(files[0].header, self.location)
+            self.ties, self.in_execution_order = manifest.ties, True
+        self._files = {name: file.name for file in files for name in file.header.tensors}
         self._store = store
         self._lock = threading.Lock()
         self._sources = {file.name: file.source for file in files}
@@ -113,6 +113,10 @@ class Checkpoint:
                 found = tuple(n for n in names if PurePosixPath(n).suffix in SIDE_FILE_SUFFIXES)
             self._side_files = found
         return self._side_files
+
+    def file_of(self, tensor: str) -> str:
+        """The weight file that holds *tensor*. Raises KeyError."""
+        return self._files[tensor]
 
     def source(self, file: str) -> ByteSource:
         """Where a weight or side file is read from: one and the same for all, closed by close().

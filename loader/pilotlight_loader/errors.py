@@ -151,16 +151,16 @@ class LoadCancelledError(LoadFailedError):
 class AttachMismatchError(LoaderError):
     """Module and checkpoint do not belong together; `problems` names every tensor."""
 
-    def __init__(self, path: Path, problems: Sequence[str]) -> None:
-        super().__init__(path, tuple(problems))
-        self.path = path
+    def __init__(self, location: str, problems: Sequence[str]) -> None:
+        super().__init__(location, tuple(problems))
+        self.location = location
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
         shown = "; ".join(self.problems[:MAX_PROBLEMS_SHOWN])
         hidden = len(self.problems) - MAX_PROBLEMS_SHOWN
         more = f"; and {hidden} more" if hidden > 0 else ""
-        return f"{self.path} does not fit the module: {shown}{more}"
+        return f"{self.location} does not fit the module: {shown}{more}"
 
 
 class DiskFullError(LoaderError):

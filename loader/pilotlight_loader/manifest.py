@@ -47,7 +47,7 @@ class Manifest:
         }
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Manifest:
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path | str) -> Manifest:
         """The inverse. Raises LayoutVersionError, or HeaderError for a damaged entry."""
         version = metadata.get(_VERSION)
         if version is None:
@@ -72,6 +72,11 @@ class Manifest:
         )
 
 
+def is_baked(metadata: Mapping[str, str]) -> bool:
+    """Whether a file with this header metadata was written by bake()."""
+    return _VERSION in metadata
+
+
 def chunk_count(nbytes: int) -> int:
     """How many checksums *nbytes* of data have."""
     return -(-nbytes // CHUNK_BYTES)
@@ -84,7 +89,7 @@ def check_extra(extra: Mapping[str, str]) -> None:
             raise ValueError(f"the metadata key {key!r} is reserved")
 
 
-def _parse_ties(text: str, path: Path) -> dict[str, str]:
+def _parse_ties(text: str, path: Path | str) -> dict[str, str]:
     try:
         parsed = parse_object(text.encode("utf-8", "surrogatepass"))
     except StrictJsonError as error:
@@ -97,7 +102,7 @@ def _parse_ties(text: str, path: Path) -> dict[str, str]:
     return ties
 
 
-def _parse_checksums(text: str, path: Path) -> tuple[int, ...]:
+def _parse_checksums(text: str, path: Path | str) -> tuple[int, ...]:
     try:
         return tuple(crc for (crc,) in _CRC.iter_unpack(bytes.fromhex(text)))
     except (ValueError, struct.error) as error:

@@ -52,6 +52,11 @@ class MappedCheckpoint:
         self.nbytes = nbytes
         self._mapped: mmap | None = _map(path, nbytes) if mapped is None else mapped
 
+    @property
+    def location(self) -> str:
+        """For messages."""
+        return str(self.path)
+
     def __enter__(self) -> MappedCheckpoint:
         return self
 

@@ -43,7 +43,7 @@ def encode(entries: Mapping[str, PackedEntry]) -> str:
     )
 
 
-def parse(text: str, key: str, path: Path) -> dict[str, PackedEntry]:
+def parse(text: str, key: str, path: Path | str) -> dict[str, PackedEntry]:
     """The inverse of encode(). Raises HeaderError, naming the weight."""
     try:
         parsed = parse_object(text.encode("utf-8", "surrogatepass"))
@@ -53,7 +53,7 @@ def parse(text: str, key: str, path: Path) -> dict[str, PackedEntry]:
 
 
 def resolve(
-    tensors: Mapping[str, TensorInfo], entries: Mapping[str, PackedEntry], path: Path
+    tensors: Mapping[str, TensorInfo], entries: Mapping[str, PackedEntry], path: Path | str
 ) -> dict[str, TensorInfo]:
     """*tensors* with those that *entries* name as PackedTensor, for this process's kernel.
 
@@ -69,7 +69,7 @@ def resolve(
     }
 
 
-def _resolve(info: TensorInfo, entry: PackedEntry, path: Path) -> PackedTensor:
+def _resolve(info: TensorInfo, entry: PackedEntry, path: Path | str) -> PackedTensor:
     if info.dtype != STORED_DTYPE or len(info.shape) != 1:
         raise HeaderError(path, f"{info.name!r} is packed, and {info.dtype}{list(info.shape)}")
     rows, columns = entry.shape
@@ -87,7 +87,7 @@ def _resolve(info: TensorInfo, entry: PackedEntry, path: Path) -> PackedTensor:
     return PackedTensor(info.name, _DTYPE, entry.shape, info.start, info.end, layout)
 
 
-def _entry(name: str, value: object, key: str, path: Path) -> PackedEntry:
+def _entry(name: str, value: object, key: str, path: Path | str) -> PackedEntry:
     if not isinstance(value, dict) or value.keys() != _KEYS:
         raise HeaderError(path, f"broken metadata {key}: {name!r} has not {sorted(_KEYS)}")
     shape, digest = value["shape"], value["layout"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
@@ -18,7 +17,7 @@ class StandInCheckpoint:
     """Takes a mapped checkpoint's place; all tensors of one shape and dtype share one of zeros."""
 
     def __init__(self, baked: BakedCheckpoint) -> None:
-        self.path: Path = baked.path
+        self.location = baked.location
         self.infos: Mapping[str, TensorInfo] = baked.tensors
         self.nbytes = 0  # nothing to read
 
@@ -36,8 +35,8 @@ class StandInCheckpoint:
     def _zeros(self, info: TensorInfo) -> torch.Tensor:
         if isinstance(info, PackedTensor):
             return kernel_layout.zeros(info.layout)
-        shape = torch_shape(info.dtype, info.shape, info.name, self.path)
-        return torch.zeros(shape, dtype=torch_dtype(info.dtype, info.name, self.path))
+        shape = torch_shape(info.dtype, info.shape, info.name, self.location)
+        return torch.zeros(shape, dtype=torch_dtype(info.dtype, info.name, self.location))
 
     def resident_bytes(self) -> int:
         return 0

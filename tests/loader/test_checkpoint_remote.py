@@ -14,8 +14,13 @@ from support.object_server import ObjectServer, answer, ignore_if_match
 from support.reading import checkpoint_files, read
 from support.waiting import until
 
-from pilotlight_loader import HeaderError, MissingShardError, UnsafeCheckpointError, open_checkpoint
-from pilotlight_loader.checkpoint import CheckpointTensor
+from pilotlight_loader import (
+    HeaderError,
+    MissingShardError,
+    TensorInfo,
+    UnsafeCheckpointError,
+    open_checkpoint,
+)
 from pilotlight_loader.errors import (
     AccessDeniedError,
     CheckpointError,
@@ -44,9 +49,8 @@ def test_remote_checkpoint_says_where_each_tensor_is(url):
     with open_checkpoint(url) as checkpoint:
         data = checkpoint_files()["weights/two.safetensors"]
 
-        assert checkpoint.tensors["b"] == CheckpointTensor(
-            "b", "F32", (3,), len(data) - 12, len(data), "weights/two.safetensors"
-        )
+        assert checkpoint.tensors["b"] == TensorInfo("b", "F32", (3,), len(data) - 12, len(data))
+        assert checkpoint.file_of("b") == "weights/two.safetensors"
         assert checkpoint.nbytes == 28
 
 
@@ -69,15 +73,15 @@ def test_remote_checkpoint_is_that_of_the_index(url):
     # consolidated.safetensors lies beside the shards, and total_size is wrong.
     with open_checkpoint(url) as checkpoint:
         assert checkpoint.files == ("one.safetensors", "weights/two.safetensors")
-        assert checkpoint.tensors["a"].file == "one.safetensors"
+        assert checkpoint.file_of("a") == "one.safetensors"
 
 
 def test_remote_checkpoint_gives_one_source_for_all(url):
     with open_checkpoint(url) as checkpoint:
         tensor = checkpoint.tensors["b"]
-        source = checkpoint.source(tensor.file)
+        source = checkpoint.source(checkpoint.file_of("b"))
 
-        assert checkpoint.source(tensor.file) is source
+        assert checkpoint.source(checkpoint.file_of("b")) is source
         assert read(source, tensor.start, tensor.nbytes) == b"\0\0\x80?" * 3
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from pilotlight_loader.cache.lease import Lease
 from pilotlight_loader.cache.locks import POLL_S, FileLock, is_held
 from pilotlight_loader.cache.refs import read_ref
 from pilotlight_loader.cache.space import as_loader_error
+from pilotlight_loader.cache.tier import DiskTier
 from pilotlight_loader.cache.verifying import verify_blob
 from pilotlight_loader.errors import CacheError, LoadCancelledError
+from pilotlight_loader.sources.source import ByteSource
 
 # Half of the staging ring's 512 MiB: a slow disk can then hold at most half of the buffers, and
 # the device is fed through the other half. At 1 GB/s it is a quarter of a second of writing.
@@ -155,6 +157,10 @@ class Cache:
             lease = self.wait(identity, remaining_s, cancel, progress=on_follow)
             if lease is not None:
                 return lease
+
+    def tier(self, sources: Mapping[str, ByteSource]) -> DiskTier:
+        """This cache in the way of one load of *sources*, by file. Raises LoadCancelledError."""
+        return DiskTier(self, sources)
 
     def entries(self) -> list[CacheEntry]:
         """Everything here, by location; versions that share a blob have an entry each."""

@@ -6,22 +6,28 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
 
+from pilotlight_loader import kernel_layout
 from pilotlight_loader.devices.device import Device, DeviceMemory
-from pilotlight_loader.dtypes import torch_dtype
-from pilotlight_loader.errors import DeviceError, LoadCancelledError, LoadFailedError
+from pilotlight_loader.dtypes import torch_dtype, torch_shape
+from pilotlight_loader.errors import (
+    DeviceError,
+    LayoutVersionError,
+    LoadCancelledError,
+    LoadFailedError,
+)
+from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.pipeline.arrivals import Arrivals
 from pilotlight_loader.pipeline.landings import DirectLanding, StagedLanding
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.own_tensor import OwnTensor
 from pilotlight_loader.pipeline.report import LoadReport, tier_of, tier_report
 from pilotlight_loader.pipeline.ring import Ring
-from pilotlight_loader.pipeline.write_through import Cache, WriteThrough
+from pilotlight_loader.pipeline.write_through import Tier, WriteThrough
 from pilotlight_loader.sources.source import ByteSource
 from pilotlight_loader.transfer.fetch import Fetch
 from pilotlight_loader.transfer.parts import TransferPlan
@@ -39,22 +45,22 @@ class Delivery:
         sources: Mapping[str, ByteSource],
         device: Device,
         *,
-        path: Path,
+        location: str,
         options: TransferOptions,
-        cache: Cache | None = None,
+        tier: Tier | None = None,
     ) -> None:
-        """*path* is for messages. Allocates the first range, reads nothing before allow()."""
+        """*location* is for messages. Allocates the first range, reads nothing before allow()."""
         self.plan = plan
         self._sources = sources
         self._device = device
-        self._path = path
+        self._location = location
         self._start_s = self._end_s = time.monotonic()
         self._memories: dict[int, DeviceMemory] = {}
         self._allowed = 0
         self._allocate_for(1)
         self._owned: dict[str, OwnTensor] = {}
         self._arrivals = Arrivals(len(plan.parts))
-        self._write_through = WriteThrough(cache, sources) if cache is not None else None
+        self._write_through = WriteThrough(tier, sources) if tier is not None else None
         self._ring: Ring | None = None
         self._staged: StagedLanding | None = None
         self._fetch = Fetch(
@@ -96,15 +102,25 @@ class Delivery:
         """The tensor, over memory that fills later: use it after ready()."""
         placement = self.plan.placements[name]
         info = placement.info
-        dtype = torch_dtype(info.dtype, info.name, self._path)
+        dtype = torch_dtype(info.dtype, info.name, self._location)
+        shape = torch_shape(info.dtype, info.shape, info.name, self._location)
         if info.nbytes == 0:
-            return torch.empty(info.shape, dtype=dtype, device=self._device.torch_device)
+            return torch.empty(shape, dtype=dtype, device=self._device.torch_device)
         held = self._memories[placement.range].view(placement.at, info.nbytes)
+        if isinstance(info, PackedTensor):
+            return self._packed(info, held)
         if held.data_ptr() % self._alignment(dtype):
             # Behind an odd number of bytes: no view of its type stands there.
             own = self._owned.setdefault(name, OwnTensor(held))
             held = own.bytes
-        return held.view(dtype).view(info.shape)
+        return held.view(dtype).view(shape)
+
+    def _packed(self, info: PackedTensor, held: torch.Tensor) -> torch.Tensor:
+        if self._device.torch_device.type != "cpu":
+            raise LayoutVersionError(
+                self._location, f"{info.name!r} is packed for a CPU: load the plain file beside it"
+            )
+        return kernel_layout.view(held, info.layout)
 
     def ready(self, names: Sequence[str], timeout_s: float | None = None) -> None:
         """Wait until *names* may be used by what the caller does next, on its stream.
@@ -146,7 +162,7 @@ class Delivery:
 
         Without effect on what is complete, or has failed.
         """
-        self._stop(LoadCancelledError(f"{self._path}: the load was cancelled"))
+        self._stop(LoadCancelledError(f"{self._location}: the load was cancelled"))
 
     def close(self) -> None:
         """End reading and copying, wait for their threads, let go of all memory. Idempotent.
@@ -156,7 +172,7 @@ class Delivery:
         if self._is_closed:
             return
         self._is_closed = True
-        self._stop(LoadCancelledError(f"{self._path}: the load was left early"))
+        self._stop(LoadCancelledError(f"{self._location}: the load was left early"))
         with contextlib.ExitStack() as ending:  # runs upwards, and every line of it
             ending.callback(self._memories.clear)
             ending.callback(self._owned.clear)
@@ -226,10 +242,10 @@ class Delivery:
             yield
         except DeviceError as error:
             self._fail(error)
-            raise LoadFailedError(f"{self._path}: {error}") from error
+            raise LoadFailedError(f"{self._location}: {error}") from error
 
     def _fail(self, error: BaseException) -> None:
-        failure = LoadFailedError(f"{self._path}: {error}")
+        failure = LoadFailedError(f"{self._location}: {error}")
         failure.__cause__ = error
         self._stop(failure)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -169,8 +168,16 @@ def begin_load(
         if isinstance(device, str | torch.device):
             device = resolve_device(device)
             stack.callback(device.close)
+        tier = None if cache is None else stack.enter_context(cache.tier(sources))
         delivery = stack.enter_context(
-            Delivery(plan, sources, device, path=renamed.path, options=options, cache=cache)
+            Delivery(
+                plan,
+                sources if tier is None else tier.sources,
+                device,
+                location=renamed.location,
+                options=options,
+                tier=tier,
+            )
         )
         delivery.allow(len(plan.parts))
         attach.attach(_Arriving(renamed, delivery))
@@ -182,7 +189,7 @@ class _Arriving:
     """The weights that AttachPlan puts in: over memory that fills later."""
 
     def __init__(self, checkpoint: RenamedCheckpoint, delivery: Delivery) -> None:
-        self.path: Path = checkpoint.path
+        self.location: str = checkpoint.location
         self.infos: Mapping[str, TensorInfo] = checkpoint.tensors
         self._delivery = delivery
 
@@ -197,7 +204,7 @@ def _in_order(
     known = {name: name for name in checkpoint.tensors} | dict(checkpoint.ties)
     unknown = [name for name in order or () if name not in known]
     if unknown:
-        raise ValueError(f"{checkpoint.path} has no {', '.join(map(repr, unknown[:8]))}")
+        raise ValueError(f"{checkpoint.location} has no {', '.join(map(repr, unknown[:8]))}")
     if order is None and not checkpoint.in_execution_order:
         order = [entry.name for entry in module_tensors(module)]
     wanted = (known[name] for name in order or () if name in known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pilotlight_loader.pipeline.ring import STAGING_BYTES
+from pilotlight_loader.sources.retry import RetryPolicy
 from pilotlight_loader.transfer.parts import GAP_BYTES, RANGE_BYTES
 from pilotlight_loader.transfer.policies import HedgePolicy, RetryDelays
 
@@ -18,5 +19,5 @@ class TransferOptions:
     staging_bytes: int = STAGING_BYTES
     range_bytes: int = RANGE_BYTES
     gap_bytes: int = GAP_BYTES
-    retry: RetryDelays | None = None
+    retry: RetryDelays | None = field(default_factory=RetryPolicy)
     hedge: HedgePolicy | None = field(default_factory=HedgePolicy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from torch import nn
 
@@ -26,7 +25,7 @@ class RenamedCheckpoint:
         """Raises AttachMismatchError where two tensors get one name."""
         self._checkpoint = checkpoint
         self._stored = _renamed(checkpoint, rename)
-        self.path: Path = checkpoint.path
+        self.location: str = checkpoint.location
         self.in_execution_order: bool = checkpoint.in_execution_order
         self.tensors: Mapping[str, TensorInfo] = {
             name: replace(checkpoint.tensors[stored], name=name)
@@ -50,7 +49,7 @@ def _renamed(checkpoint: ReadableCheckpoint, rename: Rename | None) -> dict[str,
             continue
         if name in found:
             raise AttachMismatchError(
-                checkpoint.path, (f"{found[name]} and {stored} are both renamed to {name}",)
+                checkpoint.location, (f"{found[name]} and {stored} are both renamed to {name}",)
             )
         found[name] = stored
     return found

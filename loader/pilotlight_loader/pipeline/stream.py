@@ -48,7 +48,7 @@ def asked_names(
         if name in checkpoint.ties:
             raise ValueError(f"{name!r} is tied to {checkpoint.ties[name]!r}: ask for that")
         if name not in checkpoint.tensors:
-            raise ValueError(f"{checkpoint.path} has no {name!r}")
+            raise ValueError(f"{checkpoint.location} has no {name!r}")
     wanted = set(checkpoint.tensors if names is None else names)
     return [n for n in dict.fromkeys((*(order or ()), *checkpoint.tensors)) if n in wanted]
 
@@ -68,8 +68,16 @@ def _stream(
         if isinstance(device, str | torch.device):
             device = resolve_device(device)
             stack.callback(device.close)
+        tier = None if cache is None else stack.enter_context(cache.tier(sources))
         delivery = stack.enter_context(
-            Delivery(plan, sources, device, path=checkpoint.path, options=options, cache=cache)
+            Delivery(
+                plan,
+                sources if tier is None else tier.sources,
+                device,
+                location=checkpoint.location,
+                options=options,
+                tier=tier,
+            )
         )
         for name, placement in plan.placements.items():
             delivery.allow(max(placement.parts, default=0) + 1 + ahead)

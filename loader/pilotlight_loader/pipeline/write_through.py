@@ -6,9 +6,10 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager
 from typing import Protocol
 
-from pilotlight_loader.sources.source import ByteSource, ObjectVersion
+from pilotlight_loader.sources.source import ByteSource
 from pilotlight_loader.transfer.parts import Part
 
 # A header has 100 MB at most. Whoever left out more than that did not want the whole object.
@@ -36,25 +37,35 @@ class CacheEntry(Protocol):
         """Nothing more comes; what is there may serve a later attempt. Idempotent."""
 
 
-class Cache(Protocol):
-    """What `load` needs of the disk tier."""
+class Tier(Protocol):
+    """The disk tier in the way of one load."""
 
-    def begin(self, location: str, version: ObjectVersion) -> CacheEntry | None:
-        """None where the object is there already, or somebody else is writing it."""
+    @property
+    def sources(self) -> Mapping[str, ByteSource]:
+        """Where to read each file from: the cache, where it has it."""
+
+    def begin(self, file: str, /) -> CacheEntry | None:
+        """None where *file* is in the cache already. Raises what keeps the cache from it."""
+
+
+class Cache(Protocol):
+    """What `load` needs of the disk tier; pilotlight_loader.Cache is one."""
+
+    def tier(self, sources: Mapping[str, ByteSource], /) -> AbstractContextManager[Tier]: ...
 
 
 class WriteThrough:
     """The entries of one transfer. A cache that fails is dropped, the load goes on."""
 
-    def __init__(self, cache: Cache, sources: Mapping[str, ByteSource]) -> None:
+    def __init__(self, tier: Tier, sources: Mapping[str, ByteSource]) -> None:
         self._lock = threading.Lock()
         self._sources = sources
         self._pending: set[Future[None]] = set()
         self._entries: dict[str, CacheEntry] = {}
         self.error: BaseException | None = None  # the first that a cache raised
-        for file, source in sources.items():
+        for file in sources:
             try:
-                entry = cache.begin(source.location, source.version)
+                entry = tier.begin(file)
             except Exception as error:  # a cache's own business, its disk above all
                 self.error = self.error or error
                 continue

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.file_source import FileSource
+from support.sourced_checkpoint import SourcedCheckpoint
 from support.waiting import until
 
 from pilotlight_loader.checkpoint import open_checkpoint
-from pilotlight_loader.pipeline.readable import LocalCheckpoint
 
 torch.set_num_threads(1)
 
@@ -41,7 +41,7 @@ def file(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFact
     return path
 
 
-Opened = tuple[LocalCheckpoint, FileSource]
+Opened = tuple[SourcedCheckpoint, FileSource]
 
 
 @pytest.fixture
@@ -50,6 +50,6 @@ def opened(file: Path) -> Callable[..., Opened]:
 
     def open_it(path: Path = file, **options) -> Opened:
         source = FileSource(path, **options)
-        return LocalCheckpoint(open_checkpoint(path), lambda _path: source), source
+        return SourcedCheckpoint(open_checkpoint(path), lambda _path: source), source
 
     return open_it

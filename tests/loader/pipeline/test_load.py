@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from support.file_source import FileReader, FileSource, until_aborted
 from support.raw_safetensors import save_in_this_order
+from support.sourced_checkpoint import SourcedCheckpoint
 from support.waiting import until
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -28,7 +29,6 @@ from pilotlight_loader.errors import (
 )
 from pilotlight_loader.pipeline.load import begin_load, load
 from pilotlight_loader.pipeline.options import TransferOptions
-from pilotlight_loader.pipeline.readable import LocalCheckpoint
 from pilotlight_loader.transfer.policies import HedgePolicy
 
 PROMPT = torch.arange(3, 19).view(1, -1)
@@ -81,9 +81,9 @@ class Llama:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(self.config, dtype=torch.bfloat16).eval()
 
-    def open(self, **options) -> tuple[LocalCheckpoint, FileSource]:
+    def open(self, **options) -> tuple[SourcedCheckpoint, FileSource]:
         source = FileSource(self.path, **options)
-        return LocalCheckpoint(self.baked, lambda _path: source), source
+        return SourcedCheckpoint(self.baked, lambda _path: source), source
 
     def start_of(self, name: str) -> int:
         return self.baked.tensors[name].start
@@ -310,8 +310,8 @@ def file_of(module: nn.Module, directory: Path) -> Path:
     return path
 
 
-def opened(path: Path, **options) -> LocalCheckpoint:
-    return LocalCheckpoint(open_checkpoint(path), lambda p: FileSource(p, **options))
+def opened(path: Path, **options) -> SourcedCheckpoint:
+    return SourcedCheckpoint(open_checkpoint(path), lambda p: FileSource(p, **options))
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -394,7 +394,7 @@ def test_load_names_every_mismatch_and_reads_nothing(tmp_path):
     skeleton = on_meta(lambda: nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2)))
 
     with pytest.raises(AttachMismatchError) as caught:
-        load(LocalCheckpoint(open_checkpoint(path), lambda _p: source), skeleton)
+        load(SourcedCheckpoint(open_checkpoint(path), lambda _p: source), skeleton)
 
     assert len(caught.value.problems) == 3
     assert not source.reads
@@ -442,7 +442,7 @@ def test_load_fills_a_misaligned_tensor_after_its_bytes_have_arrived(tmp_path, d
     assert torch.equal(early, source())
 
 
-def first_reads(source: FileSource, checkpoint: LocalCheckpoint, **options) -> list[str]:
+def first_reads(source: FileSource, checkpoint: SourcedCheckpoint, **options) -> list[str]:
     load(checkpoint, on_meta(lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))), **options)
     starts = {info.start: name for name, info in checkpoint.tensors.items()}
     return [starts[start] for start, _ in source.reads if start in starts]
@@ -454,7 +454,7 @@ def first_reads(source: FileSource, checkpoint: LocalCheckpoint, **options) -> l
 def test_load_reads_in_the_order_of_the_module_or_as_asked(tmp_path, order, expected):
     path = file_of(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), tmp_path)
     source = FileSource(path, parallel=1)
-    checkpoint = LocalCheckpoint(open_checkpoint(path), lambda _p: source)
+    checkpoint = SourcedCheckpoint(open_checkpoint(path), lambda _p: source)
     options = TransferOptions(part_bytes=1, gap_bytes=1, range_bytes=1, hedge=None)
 
     assert first_reads(source, checkpoint, order=order, options=options)[0] == expected

@@ -164,7 +164,7 @@ class _Shards:
     in_execution_order = False
 
     def __init__(self, directory: Path, shards: list[dict[str, torch.Tensor]]) -> None:
-        self.path = directory
+        self.location = str(directory)
         self.ties: dict[str, str] = {}
         self.tensors: dict[str, TensorInfo] = {}
         self._files: dict[str, str] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import pytest
 from support.file_source import FileReader
@@ -65,8 +66,14 @@ class Entry:
 class Cache:
     def __init__(self, entry: Entry | None) -> None:
         self.entry = entry
+        self.sources = {}
 
-    def begin(self, location, version):
+    @contextmanager
+    def tier(self, sources):
+        self.sources = sources
+        yield self
+
+    def begin(self, file):
         return self.entry
 
 
@@ -140,13 +147,13 @@ def test_a_cache_that_fails_does_not_fail_the_load(opened, weights, entry):
 
 
 def test_a_cache_that_cannot_begin_does_not_fail_the_load(opened, weights):
-    class Full:
-        def begin(self, location, version):
+    class Full(Cache):
+        def begin(self, file):
             raise CacheFullError("everything in it is leased")
 
     checkpoint, _ = opened()
 
-    assert dict(stream(checkpoint, cache=Full(), options=SMALL)).keys() == weights.keys()
+    assert dict(stream(checkpoint, cache=Full(None), options=SMALL)).keys() == weights.keys()
 
 
 def test_a_cache_that_has_the_object_gets_nothing(opened, weights):

@@ -1,0 +1,56 @@
+"""A source of which an earlier attempt has left a part on disk."""
+
+from __future__ import annotations
+
+from pilotlight_loader.cache.filling import Filling
+from pilotlight_loader.sources.source import ByteSource, ObjectVersion, Reader
+
+
+class ResumedSource:
+    """*source*, but for what *filling* had at its start: that is read from the disk."""
+
+    def __init__(self, source: ByteSource, filling: Filling) -> None:
+        self._source = source
+        self._filling = filling
+
+    @property
+    def location(self) -> str:
+        return self._source.location
+
+    @property
+    def version(self) -> ObjectVersion:
+        return self._source.version
+
+    @property
+    def parallel(self) -> int:
+        return self._source.parallel
+
+    @property
+    def part_bytes(self) -> int:
+        return self._source.part_bytes
+
+    def reader(self) -> Reader:
+        return _ResumedReader(self._source.reader(), self._filling)
+
+    def close(self) -> None:
+        """Whoever opened the source closes it."""
+
+
+class _ResumedReader:
+    def __init__(self, reader: Reader, filling: Filling) -> None:
+        self._reader = reader
+        self._filling = filling
+        self._ranges = filling.resumed()
+
+    def read_into(self, start: int, into: memoryview) -> None:
+        end = start + into.nbytes
+        if any(known.start <= start and end <= known.end for known in self._ranges):
+            self._filling.read_into(start, into)
+        else:
+            self._reader.read_into(start, into)
+
+    def abort(self) -> None:
+        self._reader.abort()
+
+    def close(self) -> None:
+        self._reader.close()

@@ -1,0 +1,115 @@
+"""The disk tier in the way of one load: what it has is read from it, what it lacks goes into it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pilotlight_loader.cache.filling import Filling
+from pilotlight_loader.cache.identity import ObjectIdentity
+from pilotlight_loader.cache.lease import Lease
+from pilotlight_loader.cache.resumed import ResumedSource
+from pilotlight_loader.errors import CacheError, LoaderError
+from pilotlight_loader.sources.local import LocalStore
+from pilotlight_loader.sources.source import ByteSource
+
+if TYPE_CHECKING:
+    from pilotlight_loader.cache.cache import Cache
+
+FOLLOW_TIMEOUT_S = 3600.0  # for another process that fetches the same: 140 GB at 40 MB/s
+
+
+class DiskTier:
+    """A context manager: leaving it ends fills and leases. A cache that fails is passed by."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        sources: Mapping[str, ByteSource],
+        *,
+        cancel: threading.Event | None = None,
+        follow_timeout_s: float = FOLLOW_TIMEOUT_S,
+    ) -> None:
+        """Waits for whoever fetches one of *sources* already. Raises LoadCancelledError."""
+        self._held = ExitStack()
+        self._fillings: dict[str, Filling] = {}
+        self._errors: dict[str, LoaderError] = {}
+        self.sources: dict[str, ByteSource] = dict(sources)  # where to read each file from
+        with ExitStack() as failed:
+            failed.callback(self._held.close)
+            for file, source in sources.items():
+                if "://" in source.location:  # a file of this machine is on its disk already
+                    self._resolve(file, source, cache, cancel, follow_timeout_s)
+            failed.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._held.close()
+
+    def begin(self, file: str) -> FillingEntry | None:
+        """Where the bytes of *file* are to be written; None where nobody wants them.
+
+        Raises the LoaderError that kept the cache from taking part.
+        """
+        if file in self._errors:
+            raise self._errors[file]
+        filling = self._fillings.get(file)
+        return None if filling is None else FillingEntry(filling)
+
+    def _resolve(
+        self,
+        file: str,
+        source: ByteSource,
+        cache: Cache,
+        cancel: threading.Event | None,
+        follow_timeout_s: float,
+    ) -> None:
+        try:
+            found = cache.claim(ObjectIdentity.of(source), follow_timeout_s, cancel)
+        except CacheError as error:  # as where no disk is left: the load does not need it
+            self._errors[file] = error
+            return
+        self._held.enter_context(found)
+        if isinstance(found, Lease):
+            store = self._held.enter_context(LocalStore(found.path.parent))
+            self.sources[file] = self._held.enter_context(closing(store.open(found.path.name)))
+        else:
+            self._fillings[file] = found
+            self.sources[file] = ResumedSource(source, found)
+
+
+class FillingEntry:
+    """A Filling whose writes are futures. Thread-safe."""
+
+    def __init__(self, filling: Filling) -> None:
+        self._filling = filling
+
+    def write(self, start: int, view: memoryview) -> Future[None]:
+        """Take the bytes at *start*; *view* may be used again when the future is done."""
+        written: Future[None] = Future()
+        self._filling.write(start, view, partial(written.set_result, None))
+        return written
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The spans [start, end) that nobody has written yet."""
+        return [(gap.start, gap.end) for gap in self._filling.missing()]
+
+    def publish(self) -> None:
+        """Make the object visible. Raises CacheError, DiskFullError."""
+        self._filling.publish().close()
+
+    def abandon(self) -> None:
+        """Idempotent."""
+        self._filling.abandon()

@@ -1,0 +1,126 @@
+"""The loader as its users call it: a checkpoint behind HTTP, through the cache, into a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.object_server import ObjectServer, close_early
+from torch import nn
+
+from pilotlight_loader import Cache, LoadFailedError, begin_load, load, open_checkpoint, stream
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return network()
+
+
+@pytest.fixture
+def server(model: nn.Module, tmp_path: Path) -> Iterator[ObjectServer]:
+    file = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), file)
+    with ObjectServer() as server:
+        server.put("/m/model.safetensors", file.read_bytes())
+        yield server
+
+
+@pytest.fixture
+def skeleton() -> nn.Module:
+    with torch.device("meta"):
+        return network()
+
+
+def weights_asked(server: ObjectServer) -> int:
+    return sum(seen.path == "/m/model.safetensors" for seen in server.requests)
+
+
+def test_load_fills_a_module_from_anywhere(server, model, skeleton):
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        report = load(checkpoint, into=skeleton)
+
+    x = torch.ones(2, 64)
+    assert torch.equal(skeleton(x), model(x))
+    assert report.tiers["remote"].nbytes == checkpoint.nbytes
+
+
+def test_load_of_a_cached_object_reads_no_remote_bytes(server, model, skeleton, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        load(checkpoint, into=skeleton, cache=cache)
+    with torch.device("meta"):
+        second = network()
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        opened = weights_asked(server)
+        report = load(checkpoint, into=second, cache=cache)
+
+    x = torch.ones(2, 64)
+    assert torch.equal(second(x), model(x))
+    assert weights_asked(server) == opened
+    assert set(report.tiers) == {"disk", "device"}
+
+
+def test_load_writes_what_it_streams_through_to_the_disk(server, skeleton, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        report = load(checkpoint, into=skeleton, cache=cache)
+
+    (entry,) = cache.entries()
+    assert report.cache_error is None
+    assert entry.location == f"{server.url}/m/model.safetensors"
+    assert cache.verify(entry.digest) == entry.nbytes
+
+
+def test_load_with_a_cache_that_has_no_room_goes_on_without_it(server, model, skeleton, tmp_path):
+    cache = Cache(tmp_path / "cache", capacity_bytes=1000)
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        report = load(checkpoint, into=skeleton, cache=cache)
+
+    x = torch.ones(2, 64)
+    assert torch.equal(skeleton(x), model(x))
+    assert report.cache_error is not None
+    assert cache.entries() == []
+
+
+def test_load_that_is_cut_short_is_retried(server, model, skeleton):
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        server.script("/m/model.safetensors", close_early)
+        report = load(checkpoint, into=skeleton)
+
+    x = torch.ones(2, 64)
+    assert torch.equal(skeleton(x), model(x))
+    assert report.retries == 1
+
+
+def test_load_of_a_changed_object_mixes_nothing(server, skeleton):
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        server.put("/m/model.safetensors", b"other", etag='"two"')
+        with pytest.raises(LoadFailedError, match="changed"):
+            load(checkpoint, into=skeleton)
+
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
+
+
+def test_begin_load_lets_the_module_run_while_it_arrives(server, model, skeleton):
+    x = torch.ones(2, 64)
+    with open_checkpoint(f"{server.url}/m") as checkpoint, begin_load(checkpoint, skeleton):
+        answer = skeleton(x)
+
+    assert torch.equal(answer, model(x))
+
+
+def test_stream_yields_in_the_asked_order(server, model):
+    order = ["2.weight", "0.bias"]
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        found = dict(stream(checkpoint, order=order))
+
+    assert list(found)[:2] == order
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
