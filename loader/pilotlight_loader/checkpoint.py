@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from pilotlight_loader.baked import baked_tensors
+from pilotlight_loader.cache.cache import Cache
+from pilotlight_loader.cache.cached_store import CachedStore
 from pilotlight_loader.errors import (
     AccessDeniedError,
     CheckpointError,
@@ -177,15 +179,19 @@ class Checkpoint:
         return True
 
 
-def open_checkpoint(location: str | Path, options: SourceOptions | None = None) -> Checkpoint:
+def open_checkpoint(
+    location: str | Path, options: SourceOptions | None = None, *, cache: Cache | None = None
+) -> Checkpoint:
     """Check a directory with model.safetensors or shards, or one .safetensors file.
 
     *location* is a path, or an s3://, http(s):// or hf:// URL; *options* are those of its kind.
+    What *cache* has of the present version is read from there; to fill it is load's part.
     Symlinks are followed: the Hugging Face cache is made of them. Raises a CheckpointError of the
     kind that names the cause, or a SourceReadError where the place does not give its bytes.
     """
     where = parse_location(location)
-    return open_stored(open_store(where, options), where.file_name)
+    store = open_store(where, options)
+    return open_stored(store if cache is None else CachedStore(store, cache), where.file_name)
 
 
 def open_stored(store: Store, file_name: str | None = None) -> Checkpoint:

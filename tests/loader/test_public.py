@@ -68,6 +68,23 @@ def test_load_of_a_cached_object_reads_no_remote_bytes(server, model, skeleton, 
     assert set(report.tiers) == {"disk", "device"}
 
 
+def test_open_of_a_cached_object_asks_for_its_version_only(server, skeleton, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        load(checkpoint, into=skeleton, cache=cache)
+    seen = len(server.requests)
+    with open_checkpoint(f"{server.url}/m", cache=cache) as checkpoint:
+        found = dict(stream(checkpoint))
+
+    asked = [
+        s.headers.get("range")
+        for s in server.requests[seen:]
+        if s.path.endswith("model.safetensors")
+    ]
+    assert asked == ["bytes=0-0"]
+    assert found.keys() == skeleton.state_dict().keys()
+
+
 def test_load_writes_what_it_streams_through_to_the_disk(server, skeleton, tmp_path):
     cache = Cache(tmp_path / "cache")
     with open_checkpoint(f"{server.url}/m") as checkpoint:

@@ -37,3 +37,21 @@ def cold(
     if as_json:
         return print_json(report)
     stdout().print(report_table(report))
+
+
+@app.command()
+def load(
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 5,
+    peer: Annotated[bool, typer.Option(help="Measure Run:ai's streamer, too.")] = True,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The loader beside what the links allow and what others do, in one run."""
+    # Imports torch and transformers.
+    from pilotlight_deploy.bench.load.run import run  # noqa: PLC0415
+
+    with waiting(stderr(), "measuring loads") as update:
+        report = run(resolve_home(home), runs=runs, with_peer=peer, on_progress=update)
+    if as_json:
+        return print_json(report)
+    stdout().print(report_table(report))

@@ -240,7 +240,7 @@ def test_hub_file_that_is_not_there_is_missing(hub, hub_store):
 def test_hub_opens_a_sharded_checkpoint(hub, options):
     with open_checkpoint("hf://org/name@main", options) as checkpoint:
         tensor = checkpoint.tensors["b"]
-        data = read(checkpoint.source(tensor.file), tensor.start, tensor.nbytes)
+        data = read(checkpoint.source(checkpoint.file_of(tensor.name)), tensor.start, tensor.nbytes)
 
     assert data == b"\0\0\x80?" * 3
 

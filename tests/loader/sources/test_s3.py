@@ -147,7 +147,7 @@ def test_s3_opens_a_checkpoint_under_a_prefix(bucket, endpoint):
         client.put_object(Bucket=name, Key=f"models/a/{file}", Body=data)
     with open_checkpoint(f"s3://{name}/models/a", S3Options(endpoint_url=endpoint)) as checkpoint:
         tensor = checkpoint.tensors["b"]
-        data = read(checkpoint.source(tensor.file), tensor.start, tensor.nbytes)
+        data = read(checkpoint.source(checkpoint.file_of(tensor.name)), tensor.start, tensor.nbytes)
 
         assert checkpoint.files == ("one.safetensors", "weights/two.safetensors")
         assert checkpoint.side_files == ("config.json", "model.safetensors.index.json")

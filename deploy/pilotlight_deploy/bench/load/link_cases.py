@@ -1,0 +1,82 @@
+"""From behind a link of a known rate to a model's first token, while the rest arrives and after."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pilotlight_deploy.bench.load.models import BenchModel
+from pilotlight_deploy.bench.load.peak_memory import peak_memory
+from pilotlight_deploy.bench.report import Figure, figure
+from pilotlight_loader import begin_load, load, open_checkpoint
+
+_GOAL = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A rate, and what is loaded over it."""
+
+    name: str  # as in the figure's id
+    bytes_per_s: float
+    model: BenchModel
+    address: str  # of the checkpoint behind it
+
+
+class LinkCases:
+    """Each turn measures one link with gates; some also without."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._floor_s = link.model.baked.nbytes / link.bytes_per_s
+        self._ratios: dict[str, list[float]] = {}
+        self.cases: list[dict[str, Any]] = []
+
+    def turn(self, *, ungated: bool) -> None:
+        self._note("gated", self._gated)
+        if ungated:
+            self._note("ungated", self._ungated)
+
+    def figures(self) -> list[Figure]:
+        name = f"load.remote_ttft_vs_link_{self._link.name}"
+        found = [figure(name, self._ratios["gated"], "x", goal=_GOAL)]
+        if "ungated" in self._ratios:
+            found.append(figure(f"{name}_without_gates", self._ratios["ungated"], "x"))
+        return found
+
+    def _note(self, kind: str, measure: Any) -> None:
+        self._link.model.keep_resident()  # on the server's side
+        with peak_memory() as peak:
+            seconds = measure()
+        self._link.model.detach()
+        self._ratios.setdefault(kind, []).append(seconds / self._floor_s)
+        self.cases.append(
+            {
+                "case": f"link_{self._link.name}_{kind}",
+                "seconds": seconds,
+                "floor_s": self._floor_s,
+                "nbytes": self._link.model.baked.nbytes,
+                "tier": "remote",
+                "peak_rss_bytes": peak(),
+            }
+        )
+
+    def _gated(self) -> float:
+        """Until the token is chosen; the load is waited for afterwards."""
+        model = self._link.model
+        began_s = time.perf_counter()
+        with (
+            open_checkpoint(self._link.address) as checkpoint,
+            begin_load(checkpoint, model.skeleton.module),
+        ):
+            model.first_token()
+            return time.perf_counter() - began_s
+
+    def _ungated(self) -> float:
+        model = self._link.model
+        began_s = time.perf_counter()
+        with open_checkpoint(self._link.address) as checkpoint:
+            load(checkpoint, model.skeleton.module)
+        model.first_token()
+        return time.perf_counter() - began_s
