@@ -48,7 +48,7 @@ def write_baked(
 
     *read* is asked for each tensor's bytes in turn and holds one tensor at a time. The checksums
     of *manifest* are ignored. Raises DiskFullError, also where fewer than *spare_bytes* would
-    stay free, and CheckpointError.
+    stay free, and CheckpointError; ValueError for a tensor of other bytes than its entry says.
     """
     layout = plan_layout([(entry.name, entry.nbytes) for entry in entries])
     described = {entry.name: entry for entry in entries}
@@ -65,7 +65,13 @@ def write_baked(
             data = _DataWriter(chunks, layout.nbytes, progress)
             for slot in layout.slots:
                 size = slot.end - slot.start
-                data.write(memoryview(bytes(size)) if slot.is_pad else read(slot.name))
+                piece = memoryview(bytes(size)) if slot.is_pad else read(slot.name)
+                if (
+                    len(piece) != size
+                ):  # all that follows would stand elsewhere than the header says
+                    raise ValueError(f"{slot.name!r}: {len(piece)} bytes, not the {size} planned")
+                data.write(piece)
+                del piece  # before the next one is read
             chunks.flush()
             final = dataclasses.replace(manifest, checksums=data.checksums())
             chunks.rewrite(memoryview(_encode_header(layout, described, final)))

@@ -203,6 +203,16 @@ def test_bake_packed_holds_one_packed_weight_at_a_time(bake_module, tmp_path, mo
 
 
 @needs_kernel
+def test_bake_packed_notices_other_bytes_than_planned(plain, tmp_path, monkeypatch):
+    pack = kernel_layout.pack
+    monkeypatch.setattr(kernel_layout, "pack", lambda weight: pack(weight)[:-64])
+
+    with pytest.raises(ValueError, match=r"'up\.weight': 16320 bytes, not the 16384 planned"):
+        bake_packed(plain, tmp_path / "packed.safetensors", weights=["up.weight"])
+    assert [path.name for path in tmp_path.iterdir()] == [plain.path.name]
+
+
+@needs_kernel
 def test_packed_file_is_refused_by_another_kernel(packed, monkeypatch):
     monkeypatch.setattr(kernel_layout, "kernel_id", lambda: "onednn-other")
 

@@ -1,5 +1,6 @@
 """Serving over HTTP: from zero to the first token and back, by real clients."""
 
+import contextlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,8 @@ import openai
 import pytest
 from support.running_platform import RunningPlatform, sse_events
 from support.waiting import until
+
+from pilotlight_loader import kernel_layout
 
 pytestmark = pytest.mark.system
 
@@ -55,6 +58,30 @@ def test_serving_timeline_names_every_span(platform: RunningPlatform, sample: Pa
     assert 0 < line["ttft_s"] <= line["total_s"]
     assert attach["nbytes"] > 100_000
     assert all(span["end_s"] >= span["start_s"] for span in line["spans"])
+
+
+def mapped_from(directory: str) -> set[str]:
+    """Names of the weight files in *directory* that any process has mapped."""
+    found = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            found |= set(re.findall(rf"{re.escape(directory)}/(\S+)", maps.read_text()))
+    return found
+
+
+@pytest.mark.skipif(kernel_layout.kernel_id() is None, reason="this CPU or torch packs nothing")
+def test_serving_bf16_model_maps_the_weights_packed_for_this_cpu(
+    platform: RunningPlatform, sample: Path
+) -> None:
+    spec = {"name": "packed", "source": str(sample), "dtype": "bfloat16"}
+    live = platform.http.put("/api/models/packed", json=spec).json()
+    answer = platform.complete("packed")
+
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] > 0
+    assert mapped_from(live["model"]["record"]["revision"]["path"]) == {
+        f"model.{kernel_layout.kernel_id()}.safetensors"
+    }
 
 
 def test_serving_warm_request_is_not_cold(platform: RunningPlatform, model: str) -> None:
