@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from pilotlight_loader.arena.pieces import Piece
 from pilotlight_loader.devices.device import DeviceMemory
 from pilotlight_loader.devices.host_memory import Allocate, HostMemory, anonymous
 
@@ -37,6 +40,9 @@ class CpuDevice:
 
     def staging(self, nbytes: int) -> torch.Tensor:
         return HostMemory(anonymous(nbytes), nbytes).view(0, nbytes)
+
+    def register(self, pieces: Sequence[Piece]) -> None:
+        """The CPU reads everything at full speed."""
 
     def copy(self, source: torch.Tensor, target: DeviceMemory, start: int) -> CopyDone:
         target.view(start, source.numel()).copy_(source)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
+import time
 import weakref
+from collections.abc import Sequence
 
 import torch
 
+from pilotlight_loader.arena.pieces import Piece, cut, pieces
 from pilotlight_loader.devices.device import DeviceMemory
 from pilotlight_loader.devices.host_memory import HostMemory, anonymous
 from pilotlight_loader.errors import DeviceError
 
-# One call for 512 GiB or more fails on drivers from r580 on (vllm #51081).
-REGISTER_BYTES = 64 * 1024**3
+MEASURED_BYTES = 1024**3  # one copy: 20 ms and more on every link, beside 10 µs to begin it
+MEASURED_COPIES = 4
 
 
 class CudaEvent:
@@ -70,6 +72,7 @@ class CudaDevice:
         # Every call that takes no device works on the current one, and makes a context there.
         with torch.cuda.device(self._device):
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._registered: tuple[Piece, ...] = ()
 
     @property
     def torch_device(self) -> torch.device:
@@ -91,38 +94,77 @@ class CudaDevice:
         # rounds up to a power of two; registering is also 5 times faster than cudaHostAlloc.
         buffer = anonymous(nbytes)
         tensor = HostMemory(buffer, nbytes).view(0, nbytes)
-        self._register(buffer, tensor.data_ptr(), nbytes)
+        for piece in self._pinned(pieces(tensor.data_ptr(), nbytes)):
+            # Runs before the buffer is unmapped, which it does not keep alive.
+            undo = weakref.finalize(buffer, _unpin, piece)
+            undo.atexit = False  # the end of the process does it, after CUDA has gone
         return tensor
 
+    def register(self, pieces: Sequence[Piece]) -> None:
+        """One device of a process registers them: CUDA refuses what is registered already."""
+        self._registered += self._pinned(pieces)
+
     def copy(self, source: torch.Tensor, target: DeviceMemory, start: int) -> CudaEvent:
+        # cudaMemcpyAsync is asynchronous for what CUDA knows as pinned, whoever pinned it: torch
+        # passes the address on. One copy across two registrations is refused as invalid.
+        spans = cut(source.data_ptr(), source.numel(), self._registered)
         try:
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-                target.view(start, source.numel()).copy_(source, non_blocking=True)
+                for begin, end in spans:
+                    part = target.view(start + begin, end - begin)
+                    part.copy_(source[begin:end], non_blocking=True)
                 return CudaEvent(self._device, self._stream)
         except RuntimeError as error:
             raise DeviceError(f"{self._device}: a copy was refused: {error}") from error
 
     def close(self) -> None:
-        """Wait for the copies; pinned memory is given back with its last tensor."""
+        """Wait for the copies; staging memory is given back with its last tensor."""
         self._stream.synchronize()
+        registered, self._registered = self._registered, ()
+        for piece in registered:
+            _unpin(piece)
 
-    def _register(self, buffer: mmap.mmap, address: int, nbytes: int) -> None:
+    def _pinned(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+        """Pin all of *pieces*, or none and raise DeviceError."""
         cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        with torch.cuda.device(self._device):
-            for start in range(0, nbytes, REGISTER_BYTES):
-                size = min(REGISTER_BYTES, nbytes - start)
-                code = int(cudart.cudaHostRegister(address + start, size, 0))
+        with contextlib.ExitStack() as undo, torch.cuda.device(self._device):
+            for piece in pieces:
+                code = int(cudart.cudaHostRegister(piece.address, piece.nbytes, 0))
                 if code != 0:
                     self._clear_error()
                     raise DeviceError(
-                        f"{self._device}: {size} bytes of host memory cannot be pinned (CUDA error "
-                        f"{code}): raise `ulimit -l`, or stage less"
+                        f"{self._device}: {piece.nbytes} bytes of host memory cannot be pinned "
+                        f"(CUDA error {code}): raise `ulimit -l`, stage less, or have one device "
+                        "of this process register them"
                     )
-                # Runs before the buffer is unmapped, which it does not keep alive.
-                undo = weakref.finalize(buffer, cudart.cudaHostUnregister, address + start)
-                undo.atexit = False  # the end of the process does it, after CUDA has gone
+                undo.callback(_unpin, piece)
+            undo.pop_all()
+        return tuple(pieces)
 
     def _clear_error(self) -> None:
         """CUDA reports an error once more, at the next kernel: let that be ours."""
         with contextlib.suppress(RuntimeError):
             torch.zeros(1, device=self._device)
+
+
+def _unpin(piece: Piece) -> None:
+    """A code that is not 0 says that it was not pinned: nothing is left to do."""
+    torch.cuda.cudart().cudaHostUnregister(piece.address)  # type: ignore[no-untyped-call]
+
+
+def measure_h2d_bytes_per_s(index: int | None = None) -> float:
+    """What the link to GPU *index* gives: pinned copies of 1 GiB, after one that warms up.
+
+    Raises DeviceError where there is no GPU, or not so much memory.
+    """
+    device = CudaDevice(index)
+    try:
+        slab, memory = device.staging(MEASURED_BYTES), device.allocate(MEASURED_BYTES)
+        device.copy(slab, memory, 0).wait()
+        start_s = time.perf_counter()
+        for _ in range(MEASURED_COPIES):
+            last = device.copy(slab, memory, 0)
+        last.wait()
+        return MEASURED_COPIES * MEASURED_BYTES / (time.perf_counter() - start_s)
+    finally:
+        device.close()

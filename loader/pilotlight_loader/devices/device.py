@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+
+from pilotlight_loader.arena.pieces import Piece
 
 
 class CopyEvent(Protocol):
@@ -45,11 +48,17 @@ class Device(Protocol):
     def staging(self, nbytes: int) -> torch.Tensor:
         """Host memory that `copy` reads from at full speed (pinned for a GPU): flat uint8."""
 
+    def register(self, pieces: Sequence[Piece]) -> None:
+        """Let `copy` read these at full speed too, until close(), which comes before their end.
+
+        Raises DeviceError where they cannot be pinned; then none of them is.
+        """
+
     def copy(self, source: torch.Tensor, target: DeviceMemory, start: int) -> CopyEvent:
-        """Begin to copy *source*, a slice of staging memory, to byte *start* of *target*.
+        """Begin to copy *source*, staging or registered memory, to byte *start* of *target*.
 
         *source* may be used again only when the event is done.
         """
 
     def close(self) -> None:
-        """Wait for copies in flight and give streams and pinned memory back. Idempotent."""
+        """Wait for copies in flight, give streams and pinned memory back. Idempotent."""

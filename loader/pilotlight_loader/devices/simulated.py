@@ -9,11 +9,13 @@ import mmap
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from pilotlight_loader.arena.pieces import Piece
 from pilotlight_loader.devices.device import DeviceMemory
 from pilotlight_loader.devices.host_memory import HostMemory, anonymous
 from pilotlight_loader.errors import DeviceError
@@ -125,6 +127,9 @@ class SimulatedDevice:
         with self._changed:
             self._stagings.add(buffer)
         return HostMemory(buffer, nbytes).view(0, nbytes)
+
+    def register(self, pieces: Sequence[Piece]) -> None:
+        """All host memory is alike here."""
 
     def copy(self, source: torch.Tensor, target: DeviceMemory, start: int) -> SimulatedEvent:
         with self._changed:

@@ -22,12 +22,14 @@ from pilotlight_loader.errors import (
 )
 from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.pipeline.arrivals import Arrivals
+from pilotlight_loader.pipeline.host_copies import HostCopies
 from pilotlight_loader.pipeline.landings import DirectLanding, StagedLanding
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.own_tensor import OwnTensor
 from pilotlight_loader.pipeline.report import LoadReport, tier_of, tier_report
 from pilotlight_loader.pipeline.ring import Ring
 from pilotlight_loader.pipeline.write_through import Tier, WriteThrough
+from pilotlight_loader.sources.host import HostSource
 from pilotlight_loader.sources.source import ByteSource
 from pilotlight_loader.transfer.fetch import Fetch
 from pilotlight_loader.transfer.parts import TransferPlan
@@ -51,7 +53,7 @@ class Delivery:
     ) -> None:
         """*location* is for messages. Allocates the first range, reads nothing before allow()."""
         self.plan = plan
-        self._sources = sources
+        self._tier = tier_of(sources)
         self._device = device
         self._location = location
         self._start_s = self._end_s = time.monotonic()
@@ -63,7 +65,7 @@ class Delivery:
         self._write_through = WriteThrough(tier, sources) if tier is not None else None
         self._ring: Ring | None = None
         self._staged: StagedLanding | None = None
-        self._fetch = Fetch(
+        self._fetch = self._host_copies(sources) or Fetch(
             plan.parts,
             sources,
             self._landing(options),
@@ -90,6 +92,11 @@ class Delivery:
 
     def allow(self, limit: int) -> None:
         """Allocate for the parts below *limit*, in this thread, and let them be read."""
+        if isinstance(self._fetch, HostCopies):
+            # Part by part: one range is copied while the next is allocated.
+            for upto in range(self._allowed, limit):
+                self._allocate_for(upto)
+                self._fetch.allow(upto)
         self._allocate_for(limit)
         self._fetch.allow(limit)
         if not self._is_started:
@@ -188,15 +195,14 @@ class Delivery:
         first = next((p for p in self.plan.placements.values() if p.parts), None)
         first_s = self._arrivals.at_s(first.parts) if first is not None else None
         begin_s = counts.first_start_s if counts.first_start_s is not None else self._end_s
-        read_s = (counts.last_end_s or begin_s) - begin_s
-        tier = tier_of(next(iter(self._sources.values())).location) if self._sources else "disk"
+        read_s = (counts.last_end_s or self._end_s) - begin_s
         error = self._write_through.error if self._write_through is not None else None
         return LoadReport(
             nbytes=counts.nbytes,
             seconds=self._end_s - self._start_s,
             first_tensor_s=first_s - self._start_s if first_s is not None else None,
             tiers={
-                tier: tier_report(tier, counts.nbytes, read_s, floors),
+                self._tier: tier_report(self._tier, counts.nbytes, read_s, floors),
                 "device": tier_report("device", counts.nbytes, self._end_s - begin_s, floors),
             },
             retries=counts.retries,
@@ -211,6 +217,22 @@ class Delivery:
                 nbytes = self.plan.ranges[part.range].nbytes
                 self._memories[part.range] = self._device.allocate(nbytes)
         self._allowed = max(self._allowed, limit)
+
+    def _host_copies(self, sources: Mapping[str, ByteSource]) -> HostCopies | None:
+        """Where every byte stands in host memory, and the device cannot use it there."""
+        held = {file: source for file, source in sources.items() if isinstance(source, HostSource)}
+        if len(held) < len(sources) or self._write_through is not None:
+            return None
+        if not held or self._is_host_reachable():
+            return None
+        return HostCopies(
+            self.plan.parts,
+            held,
+            self._device,
+            self._memories.__getitem__,
+            self._arrivals,
+            on_error=self._fail,
+        )
 
     def _landing(self, options: TransferOptions) -> DirectLanding | StagedLanding:
         # Bytes that a cache still writes must not change, and a tensor's owner may change it: with

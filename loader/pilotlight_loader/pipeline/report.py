@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pilotlight_loader.sources.host import HostSource
+from pilotlight_loader.sources.source import ByteSource
+
 
 @dataclass(frozen=True, slots=True)
 class TierReport:
@@ -26,7 +29,7 @@ class LoadReport:
     nbytes: int  # that were read
     seconds: float
     first_tensor_s: float | None  # until the first in order could be used; None: all are empty
-    tiers: Mapping[str, TierReport]  # "remote" or "disk", and "device"
+    tiers: Mapping[str, TierReport]  # "remote", "disk" or "host", and "device"
     retries: int
     hedges: int
     peak_staging_bytes: int
@@ -46,6 +49,10 @@ def tier_report(
     return TierReport(nbytes, seconds, nbytes / bandwidth if bandwidth else None)
 
 
-def tier_of(location: str) -> str:
-    """Where bytes of this location come from."""
+def tier_of(sources: Mapping[str, ByteSource]) -> str:
+    """Where the bytes come from, by the first of *sources*."""
+    first = next(iter(sources.values()), None)
+    if isinstance(first, HostSource):
+        return "host"
+    location = "" if first is None else first.location
     return "remote" if "://" in location and not location.startswith("file://") else "disk"
