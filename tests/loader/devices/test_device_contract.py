@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from mmap import PAGESIZE
 
 import pytest
 import torch
 
+from pilotlight_loader.arena.pieces import pieces
 from pilotlight_loader.devices.cpu import CpuDevice
-from pilotlight_loader.devices.cuda import CudaDevice
+from pilotlight_loader.devices.cuda import CudaDevice, measure_h2d_bytes_per_s
 from pilotlight_loader.devices.device import Device
+from pilotlight_loader.devices.host_memory import HostMemory, anonymous
 from pilotlight_loader.devices.simulated import SimulatedDevice
 from pilotlight_loader.errors import DeviceError
 
@@ -128,6 +131,19 @@ def test_copies_end_in_the_order_in_which_they_began(device):
     assert memory.view(0, 1).item() == 2
 
 
+def test_copy_crosses_the_edges_of_registered_pieces(device):
+    memory, buffer = device.allocate(4 * PAGESIZE), anonymous(3 * PAGESIZE)
+    host = HostMemory(buffer, 3 * PAGESIZE).view(0, 3 * PAGESIZE)
+    host.copy_(torch.arange(3 * PAGESIZE) % 251)
+    device.register(pieces(host.data_ptr(), 3 * PAGESIZE, max_piece_bytes=PAGESIZE))
+
+    device.copy(host[5 : 2 * PAGESIZE + 7], memory, 3).wait()
+    device.close()  # before the buffer goes
+
+    copied = memory.view(3, 2 * PAGESIZE + 2).cpu()
+    assert torch.equal(copied, host[5 : 2 * PAGESIZE + 7])
+
+
 def test_allocate_refuses_what_there_is_not(device):
     with pytest.raises(DeviceError, match=r"no \d+ bytes"):
         device.allocate(1 << 60)
@@ -136,3 +152,12 @@ def test_allocate_refuses_what_there_is_not(device):
 def test_close_may_be_repeated(device):
     device.close()
     device.close()
+
+
+def test_h2d_is_measured_where_a_gpu_is():
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="torch sees 0"):
+            measure_h2d_bytes_per_s()
+        return
+
+    assert 1e9 < measure_h2d_bytes_per_s() < 2e12
