@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, disk_usage
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ def set_up(asked: argparse.Namespace) -> Iterator[Bench]:
         directory = Path(stack.enter_context(made(prefix="gpu-load-", dir=asked.directory)))
         memory = Path(stack.enter_context(made(prefix="gpu-load-", dir=asked.memory)))
         config = mpt(*SHAPES[asked.shape])
+        check_room(config, memory)
         torch_device = torch.device("cuda:0" if asked.device == "cuda" else "cpu")
         note("writing the checkpoint")
         baked = write_checkpoint(config, directory, torch_device)
@@ -77,6 +78,14 @@ def set_up(asked: argparse.Namespace) -> Iterator[Bench]:
         device.register(arena.pieces())
         prompt = torch.arange(1, PROMPT_TOKENS + 1, device=torch_device).view(1, -1)
         yield Bench(config, device, torch_device, prompt, directory, memory, baked, arena)
+
+
+def check_room(config: MptConfig, memory: Path) -> None:
+    """Before anything is written: the arena and a file stand in *memory* beside each other."""
+    stored = {id(parameter): parameter.numel() for parameter in skeleton(config).parameters()}
+    needed, free = 2 * 2 * sum(stored.values()), disk_usage(memory).free
+    if free < needed:
+        raise SystemExit(f"{memory.parent}: {free} bytes are free, {needed} needed: --memory")
 
 
 def write_checkpoint(config: MptConfig, directory: Path, device: torch.device) -> BakedCheckpoint:

@@ -18,8 +18,8 @@ class LeasedCheckpoint:
     """A ReadableCheckpoint: *baked* as it stands under *lease*, which may be closed.
 
     It holds the lease until it is closed, and so does every load of it until it has ended. To a
-    GPU whose device has registered the arena's pieces, the bytes go straight from the arena; for a
-    CPU, map_lease() copies nothing at all.
+    GPU the bytes go straight from the arena: at full speed and in the background where its device
+    has registered the arena's pieces, else right but slow. For a CPU, map_lease() copies nothing.
     """
 
     in_execution_order = True

@@ -96,7 +96,7 @@ class CudaDevice:
         tensor = HostMemory(buffer, nbytes).view(0, nbytes)
         for piece in self._pinned(pieces(tensor.data_ptr(), nbytes)):
             # Runs before the buffer is unmapped, which it does not keep alive.
-            undo = weakref.finalize(buffer, _unpin, piece)
+            undo = weakref.finalize(buffer, _unpin, self._device, piece)
             undo.atexit = False  # the end of the process does it, after CUDA has gone
         return tensor
 
@@ -119,10 +119,12 @@ class CudaDevice:
 
     def close(self) -> None:
         """Wait for the copies; staging memory is given back with its last tensor."""
-        self._stream.synchronize()
         registered, self._registered = self._registered, ()
-        for piece in registered:
-            _unpin(piece)
+        try:
+            self._stream.synchronize()
+        finally:
+            for piece in registered:
+                _unpin(self._device, piece)
 
     def _pinned(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
         """Pin all of *pieces*, or none and raise DeviceError."""
@@ -137,7 +139,7 @@ class CudaDevice:
                         f"(CUDA error {code}): raise `ulimit -l`, stage less, or have one device "
                         "of this process register them"
                     )
-                undo.callback(_unpin, piece)
+                undo.callback(_unpin, self._device, piece)
             undo.pop_all()
         return tuple(pieces)
 
@@ -147,9 +149,10 @@ class CudaDevice:
             torch.zeros(1, device=self._device)
 
 
-def _unpin(piece: Piece) -> None:
+def _unpin(device: torch.device, piece: Piece) -> None:
     """A code that is not 0 says that it was not pinned: nothing is left to do."""
-    torch.cuda.cudart().cudaHostUnregister(piece.address)  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device):
+        torch.cuda.cudart().cudaHostUnregister(piece.address)  # type: ignore[no-untyped-call]
 
 
 def measure_h2d_bytes_per_s(index: int | None = None) -> float:

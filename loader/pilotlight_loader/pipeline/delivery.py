@@ -22,14 +22,13 @@ from pilotlight_loader.errors import (
 )
 from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.pipeline.arrivals import Arrivals
-from pilotlight_loader.pipeline.host_copies import HostCopies
+from pilotlight_loader.pipeline.host_copies import HostCopies, in_host_memory
 from pilotlight_loader.pipeline.landings import DirectLanding, StagedLanding
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.own_tensor import OwnTensor
 from pilotlight_loader.pipeline.report import LoadReport, tier_of, tier_report
 from pilotlight_loader.pipeline.ring import Ring
 from pilotlight_loader.pipeline.write_through import Tier, WriteThrough
-from pilotlight_loader.sources.host import HostSource
 from pilotlight_loader.sources.source import ByteSource
 from pilotlight_loader.transfer.fetch import Fetch
 from pilotlight_loader.transfer.parts import TransferPlan
@@ -65,15 +64,7 @@ class Delivery:
         self._write_through = WriteThrough(tier, sources) if tier is not None else None
         self._ring: Ring | None = None
         self._staged: StagedLanding | None = None
-        self._fetch = self._host_copies(sources) or Fetch(
-            plan.parts,
-            sources,
-            self._landing(options),
-            on_error=self._fail,
-            readers=options.readers,
-            retry=options.retry,
-            hedge=options.hedge,
-        )
+        self._fetch = self._fetch_from(sources, options)
         self._ending = threading.Lock()
         self._is_started = False
         self._is_complete = False
@@ -94,7 +85,7 @@ class Delivery:
         """Allocate for the parts below *limit*, in this thread, and let them be read."""
         if isinstance(self._fetch, HostCopies):
             # Part by part: one range is copied while the next is allocated.
-            for upto in range(self._allowed, limit):
+            for upto in range(self._allowed, min(limit, len(self.plan.parts))):
                 self._allocate_for(upto)
                 self._fetch.allow(upto)
         self._allocate_for(limit)
@@ -218,20 +209,27 @@ class Delivery:
                 self._memories[part.range] = self._device.allocate(nbytes)
         self._allowed = max(self._allowed, limit)
 
-    def _host_copies(self, sources: Mapping[str, ByteSource]) -> HostCopies | None:
-        """Where every byte stands in host memory, and the device cannot use it there."""
-        held = {file: source for file, source in sources.items() if isinstance(source, HostSource)}
-        if len(held) < len(sources) or self._write_through is not None:
-            return None
-        if not held or self._is_host_reachable():
-            return None
-        return HostCopies(
+    def _fetch_from(
+        self, sources: Mapping[str, ByteSource], options: TransferOptions
+    ) -> Fetch | HostCopies:
+        held = in_host_memory(sources)
+        if held and self._write_through is None and not self._is_host_reachable():
+            return HostCopies(
+                self.plan.parts,
+                held,
+                self._device,
+                self._memories.__getitem__,
+                self._arrivals,
+                on_error=self._fail,
+            )
+        return Fetch(
             self.plan.parts,
-            held,
-            self._device,
-            self._memories.__getitem__,
-            self._arrivals,
+            sources,
+            self._landing(options),
             on_error=self._fail,
+            readers=options.readers,
+            retry=options.retry,
+            hedge=options.hedge,
         )
 
     def _landing(self, options: TransferOptions) -> DirectLanding | StagedLanding:

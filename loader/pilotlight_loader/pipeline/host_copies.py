@@ -11,8 +11,15 @@ from pilotlight_loader.errors import DeviceError
 from pilotlight_loader.pipeline.arrivals import Arrivals
 from pilotlight_loader.pipeline.landings import MemoryOf
 from pilotlight_loader.sources.host import HostSource
+from pilotlight_loader.sources.source import ByteSource
 from pilotlight_loader.transfer.fetch import FetchCounts
 from pilotlight_loader.transfer.parts import Part
+
+
+def in_host_memory(sources: Mapping[str, ByteSource]) -> dict[str, HostSource]:
+    """All of *sources*, or nothing where bytes of one of them have to be read."""
+    held = {file: source for file, source in sources.items() if isinstance(source, HostSource)}
+    return held if len(held) == len(sources) else {}
 
 
 class HostCopies:

@@ -23,10 +23,10 @@ class HostSource:
     """
 
     parallel = PARALLEL
+    part_bytes = PART_BYTES
 
-    def __init__(self, location: str, memory: torch.Tensor, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, location: str, memory: torch.Tensor) -> None:
         self.location = location
-        self.part_bytes = part_bytes
         self.version = ObjectVersion(memory.numel(), f"memory-{memory.data_ptr():x}")
         self._memory: torch.Tensor | None = memory
 
