@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint fmt type check clean
+.PHONY: help run test bench fuzz lint fmt type check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ test: $(STAMP) ## Set up, then run every test
 
 bench: $(STAMP) ## Cold start here against Ray Serve + transformers, in one run
 	@$(BIN)/pilotlight bench cold
+
+fuzz: $(STAMP) ## A million mutated headers (installs atheris)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	@$(BIN)/python scripts/fuzz_header.py --inputs 1000000 --seed 1
 
 lint: $(STAMP) ## ruff, formatting, import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
