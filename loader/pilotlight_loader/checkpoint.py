@@ -133,9 +133,12 @@ class Checkpoint:
             return source
         opened = open_retried(self._store, file)  # takes its time: not under the lock
         with self._lock:
-            source = opened if self._is_closed else self._sources.setdefault(file, opened)
-        if source is not opened:
+            closed = self._is_closed
+            source = opened if closed else self._sources.setdefault(file, opened)
+        if closed or source is not opened:
             opened.close()
+        if closed:
+            raise ValueError(f"{self.location}: the checkpoint is closed")
         return source
 
     def digest(self, progress: Progress | None = None) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from support.object_server import ObjectServer, close_early
 from torch import nn
 
 from pilotlight_loader import Cache, LoadFailedError, begin_load, load, open_checkpoint, stream
+from pilotlight_loader.cache import chunk_writers
 
 
 def network() -> nn.Module:
@@ -141,3 +146,53 @@ def test_stream_yields_in_the_asked_order(server, model):
 
     assert list(found)[:2] == order
     assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_cache_tells_objects_of_one_path_apart(server, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    file = tmp_path / "other.safetensors"
+    for value in (1.0, 2.0):
+        save_file({"w": torch.full((4,), value)}, file)
+        server.put("/q/model.safetensors", file.read_bytes())
+        with open_checkpoint(f"{server.url}/q/model.safetensors?id={value:g}", cache=cache) as ckpt:
+            found = dict(stream(ckpt, cache=cache))
+
+        assert found["w"].tolist() == [value] * 4
+
+
+def test_cache_that_fails_midway_is_told_and_passed_by(
+    server, model, skeleton, tmp_path, monkeypatch
+):
+    def refuse(*_args: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(chunk_writers.os, "pwrite", refuse, raising=False)
+    monkeypatch.setattr(chunk_writers.os, "pwritev", refuse, raising=False)
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        report = load(checkpoint, into=skeleton, cache=Cache(tmp_path / "cache"))
+
+    x = torch.ones(2, 64)
+    assert torch.equal(skeleton(x), model(x))
+    assert report.cache_error is not None
+
+
+def test_two_loads_of_the_same_shards_in_other_orders_both_end(server, tmp_path):
+    index = {"weight_map": {}}
+    for number in range(4):
+        file = tmp_path / f"{number}.safetensors"
+        save_file({f"w{number}": torch.full((64,), float(number))}, file)
+        server.put(f"/s/{number}.safetensors", file.read_bytes())
+        index["weight_map"][f"w{number}"] = f"{number}.safetensors"
+    server.put("/s/model.safetensors.index.json", json.dumps(index).encode())
+    names = list(index["weight_map"])
+
+    def read(order: list[str]) -> list[str]:
+        with open_checkpoint(f"{server.url}/s") as checkpoint:
+            return [
+                name for name, _ in stream(checkpoint, order=order, cache=Cache(tmp_path / "c"))
+            ]
+
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(read, (names, names[::-1]), timeout=60))
+
+    assert both == [names, names[::-1]]

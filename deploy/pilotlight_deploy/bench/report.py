@@ -14,7 +14,10 @@ from rich.text import Text
 
 from pilotlight_deploy.machine import Machine, read_machine, versions
 
-_PACKAGES = ("pilotlight", "torch", "ray", "transformers", "safetensors")
+_PACKAGES = (
+    *("pilotlight", "torch", "ray", "transformers", "safetensors"),
+    *("boto3", "runai-model-streamer"),
+)
 
 Better = Literal["lower", "higher"]
 

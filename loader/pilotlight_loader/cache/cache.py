@@ -50,7 +50,7 @@ class Cache:
 
     def __init__(
         self,
-        directory: Path,
+        directory: str | Path,
         capacity_bytes: int | None = None,
         *,
         in_flight_bytes: int = IN_FLIGHT_BYTES,
@@ -58,6 +58,7 @@ class Cache:
         drop_pages: bool = False,
     ) -> None:
         """*drop_pages*: after a publish, leave its page cache to others (posix_fadvise)."""
+        directory = Path(directory).absolute()
         self.directory = directory
         self.capacity_bytes = capacity_bytes
         self._files = CacheDirectory(directory)

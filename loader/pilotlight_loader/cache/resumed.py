@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pilotlight_loader.cache.filling import Filling
+from pilotlight_loader.errors import CacheError
 from pilotlight_loader.sources.source import ByteSource, ObjectVersion, Reader
 
 
@@ -45,9 +46,11 @@ class _ResumedReader:
     def read_into(self, start: int, into: memoryview) -> None:
         end = start + into.nbytes
         if any(known.start <= start and end <= known.end for known in self._ranges):
-            self._filling.read_into(start, into)
-        else:
-            self._reader.read_into(start, into)
+            try:
+                return self._filling.read_into(start, into)
+            except CacheError:  # the disk's trouble is not the load's: the source has it too
+                self._ranges = []
+        self._reader.read_into(start, into)
 
     def abort(self) -> None:
         self._reader.abort()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
@@ -21,7 +22,8 @@ from pilotlight_loader.sources.source import ByteSource
 if TYPE_CHECKING:
     from pilotlight_loader.cache.cache import Cache
 
-FOLLOW_TIMEOUT_S = 3600.0  # for another process that fetches the same: 140 GB at 40 MB/s
+# For other processes that fetch the same, in all. After that it is read without the cache.
+FOLLOW_TIMEOUT_S = 600.0
 
 
 class DiskTier:
@@ -42,9 +44,13 @@ class DiskTier:
         self.sources: dict[str, ByteSource] = dict(sources)  # where to read each file from
         with ExitStack() as failed:
             failed.callback(self._held.close)
-            for file, source in sources.items():
-                if "://" in source.location:  # a file of this machine is on its disk already
-                    self._resolve(file, source, cache, cancel, follow_timeout_s)
+            deadline_s = time.monotonic() + follow_timeout_s
+            # In one order for all processes: two that hold what the other waits for would wait
+            # for ever.
+            for file in sorted(sources, key=lambda file: ObjectIdentity.of(sources[file]).key):
+                if "://" in sources[file].location:  # else it is on this machine's disk already
+                    left_s = max(0.0, deadline_s - time.monotonic())
+                    self._resolve(file, sources[file], cache, cancel, left_s)
             failed.pop_all()
 
     def __enter__(self) -> Self:
@@ -99,8 +105,14 @@ class FillingEntry:
     def write(self, start: int, view: memoryview) -> Future[None]:
         """Take the bytes at *start*; *view* may be used again when the future is done."""
         written: Future[None] = Future()
-        self._filling.write(start, view, partial(written.set_result, None))
-        return written
+        released = threading.Event()
+        if self._filling.write(start, view, partial(_release, written, released)):
+            return written
+        released.wait()  # it was, before write() returned
+        refused: Future[None] = Future()
+        ended = CacheError(f"{self._filling.identity.location}: the fill has ended")
+        refused.set_exception(self._filling.error or ended)
+        return refused
 
     def missing(self) -> list[tuple[int, int]]:
         """The spans [start, end) that nobody has written yet."""
@@ -113,3 +125,8 @@ class FillingEntry:
     def abandon(self) -> None:
         """Idempotent."""
         self._filling.abandon()
+
+
+def _release(written: Future[None], released: threading.Event) -> None:
+    released.set()
+    written.set_result(None)

@@ -103,6 +103,8 @@ class WriteThrough:
             entries = dict(self._entries)
         for file, entry in entries.items():
             try:
+                if self.error is not None:
+                    raise self.error
                 if unwritten:
                     raise TimeoutError(f"{len(unwritten)} writes took over {FLUSH_S:g} s")
                 if self._fill(entry, self._sources[file]):

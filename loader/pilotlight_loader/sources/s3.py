@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pilotlight_loader.errors import (
     AccessDeniedError,
@@ -28,6 +29,7 @@ PRESIGNED_S = 3600  # role credentials may end earlier: a refused request is sig
 USED_S = PRESIGNED_S / 2  # signed again before: clocks differ, and a part takes its time
 MAX_NAMES = 10_000  # a checkpoint's directory has hundreds
 LIST_TIMEOUT_S = 10
+_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _REQUESTER_PAYS = {"x-amz-request-payer": "requester"}
 
 
@@ -59,10 +61,13 @@ class S3Store:
         self._options = options or S3Options()
         self._client = _client(self._options, self.location)
         self._pool = self._options.http.pool()
+        # Buckets of one name stand at several endpoints: the cache must not mistake them.
+        host = urlsplit(self._client.meta.endpoint_url).netloc
+        self._endpoint_mark = "" if host.endswith(_AWS) else f"#{host}"
 
     def open(self, name: str) -> HttpSource:
         key = self._prefix + name
-        location = f"s3://{self._bucket}/{key}"
+        location = f"s3://{self._bucket}/{key}{self._endpoint_mark}"
         signer = _Presigner(self._client, self._bucket, key, location, self._options)
         route = Route(signer)
         source = open_object(location, route, self._pool, self._options.http)

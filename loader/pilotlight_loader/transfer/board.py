@@ -10,6 +10,7 @@ from pilotlight_loader.sources.source import Reader
 from pilotlight_loader.transfer.parts import Part
 from pilotlight_loader.transfer.policies import HedgePolicy
 
+_LEAST_SHARE = 0.25  # of a whole part: below, the round trip is most of the time
 _DURATIONS_KEPT = 64  # the median follows the link when its speed changes
 
 
@@ -30,6 +31,7 @@ class Board:
     def __init__(self, parts: Sequence[Part], readers: int, hedge: HedgePolicy | None) -> None:
         self._parts = parts
         self._hedge = hedge
+        self._whole_bytes = max((part.nbytes for part in parts), default=1)
         self._hedges_at_once = hedge.at_once(readers) if hedge else 0
         self._next = 0
         self._limit = 0
@@ -77,7 +79,9 @@ class Board:
         if self.is_done(attempt.part):
             return False
         self._done.add(attempt.part.index)
-        self._durations_s.append(now_s - attempt.started_s)
+        # As of a whole part: the short ones at the end of a range say little of the others.
+        share = max(attempt.part.nbytes / self._whole_bytes, _LEAST_SHARE)
+        self._durations_s.append((now_s - attempt.started_s) / share)
         return True
 
     def leave(self, attempt: Attempt) -> None:

@@ -34,13 +34,15 @@ class HedgePolicy:
     """A part is slow after `factor` times the median of the others, never before `floor_s`."""
 
     factor: float = 3.0
+    samples: int = 3  # before the median counts
     floor_s: float = 1.0  # a loaded disk takes so long for a part now and then, and recovers
     blind_s: float = 10.0  # while nothing has been read to compare with
     readers_share: float = 0.25  # of all readers, so that a slow link is not loaded twice
 
     def slow_after_s(self, durations_s: Sequence[float]) -> float:
         """The age at which a part is read a second time; *durations_s* of those that ended."""
-        usual_s = self.factor * median(durations_s) if durations_s else self.blind_s
+        known = len(durations_s) >= self.samples
+        usual_s = self.factor * median(durations_s) if known else self.blind_s
         return max(self.floor_s, usual_s)
 
     def at_once(self, readers: int) -> int:

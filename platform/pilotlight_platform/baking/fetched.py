@@ -30,7 +30,7 @@ def local_source(
     try:
         where = parse_location(location)
         if where.scheme == "file":
-            yield Path(location)
+            yield Path(where.directory, where.file_name or "")
             return
         if where.file_name is not None:
             raise SourceError(f"{where}: one file; name the directory, it needs a config.json too")

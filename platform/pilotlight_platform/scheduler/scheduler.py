@@ -66,6 +66,7 @@ class Scheduler:
         self._publishing: asyncio.TimerHandle | None = None
         self._placed = asyncio.Event()  # set and replaced whenever replicas change
         self._pool: WorkerPool | None = None
+        self._unsettled: set[str] = set()  # models whose row in the store may not be what is live
         self._changing = asyncio.Lock()  # of models: memory and store change together
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
@@ -247,7 +248,9 @@ class Scheduler:
         try:
             await write
         except StoreError:
-            self._spawn(self._settle(name, path))
+            if name not in self._unsettled:
+                self._unsettled.add(name)
+                self._spawn(self._settle(name, path))
             raise
 
     async def _settle(self, name: str, path: str) -> None:
@@ -267,6 +270,7 @@ class Scheduler:
                     except StoreError as error:
                         logger.warning("unsettled model=%s reason=%s", name, error)
                     else:
+                        self._unsettled.discard(name)
                         return
 
     async def checkpoints_in_use(self) -> set[str]:

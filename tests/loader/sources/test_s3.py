@@ -293,11 +293,12 @@ def test_s3_bucket_elsewhere_names_its_region(fake_store, server):
         fake_store().open("blob")
 
 
-def test_s3_errors_repeat_no_signature(fake_store):
+def test_s3_errors_repeat_no_signature(fake_store, server):
     with pytest.raises(ObjectMissingError) as caught:
         fake_store().open("absent")
 
-    assert str(caught.value) == "s3://bucket/model/absent: HTTP 404 Not Found"
+    where = f"s3://bucket/model/absent#127.0.0.1:{server.port}"
+    assert str(caught.value) == f"{where}: HTTP 404 Not Found"
 
 
 def test_s3_checkpoint_opens_without_the_right_to_list(server):

@@ -15,7 +15,7 @@ def board(parts: int, readers: int = 4, hedge: HedgePolicy | None = None) -> Boa
     return found
 
 
-POLICY = HedgePolicy(factor=3.0, floor_s=1.0, blind_s=10.0)
+POLICY = HedgePolicy(factor=3.0, samples=1, floor_s=1.0, blind_s=10.0)
 
 
 def test_begin_gives_parts_in_order_and_none_behind_the_limit():
@@ -39,6 +39,19 @@ def test_begin_hedges_a_slow_part_before_it_begins_a_new_one():
     assert hedge.is_hedge
     assert hedge.part is slow.part
     assert found.hedges == 1
+
+
+def test_begin_takes_no_short_part_for_the_measure_of_whole_ones():
+    parts = [Part(0, 0, "f", 0, 100, 0), Part(1, 0, "f", 100, 101, 100)]
+    found = Board(parts, readers=2, hedge=POLICY)
+    found.allow(2)
+    found.begin(0.0)
+    short = found.begin(0.0)
+    found.finish(short, 1.0)
+    found.leave(short)
+
+    # 1 s for a fortieth of a part is 4 s for a whole one at most, so 12 s are slow.
+    assert found.slow_in_s(1.0) == pytest.approx(11.0)
 
 
 def test_begin_hedges_nothing_below_the_floor():

@@ -25,7 +25,7 @@ class Link:
 
 
 class LinkCases:
-    """Each turn measures one link with gates; some also without."""
+    """Each turn measures one link with gates, and without."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -33,17 +33,16 @@ class LinkCases:
         self._ratios: dict[str, list[float]] = {}
         self.cases: list[dict[str, Any]] = []
 
-    def turn(self, *, ungated: bool) -> None:
+    def turn(self) -> None:
         self._note("gated", self._gated)
-        if ungated:
-            self._note("ungated", self._ungated)
+        self._note("ungated", self._ungated)
 
     def figures(self) -> list[Figure]:
         name = f"load.remote_ttft_vs_link_{self._link.name}"
-        found = [figure(name, self._ratios["gated"], "x", goal=_GOAL)]
-        if "ungated" in self._ratios:
-            found.append(figure(f"{name}_without_gates", self._ratios["ungated"], "x"))
-        return found
+        return [
+            figure(name, self._ratios["gated"], "x", goal=_GOAL),
+            figure(f"{name}_without_gates", self._ratios["ungated"], "x"),
+        ]
 
     def _note(self, kind: str, measure: Any) -> None:
         self._link.model.keep_resident()  # on the server's side

@@ -17,6 +17,7 @@ from pilotlight_deploy.bench.load.models import BenchModel
 from pilotlight_deploy.bench.load.peak_memory import peak_memory
 from pilotlight_deploy.bench.report import Figure, figure
 from pilotlight_loader import Arena, BakedCheckpoint, fill_from_file, map_lease
+from pilotlight_loader.devices.host_memory import HostMemory, anonymous
 
 _THREADS = min(2, os.cpu_count() or 1)
 _SPARE_BYTES = 64 << 20
@@ -33,8 +34,11 @@ class LocalCases:
         self.cases: list[dict[str, Any]] = []
         nbytes = large.path.stat().st_size
         # Written, so that every page is there: the copy must not pay for first touches.
-        self._source: torch.Tensor | None = torch.ones(nbytes, dtype=torch.uint8)
-        self._target: torch.Tensor | None = torch.zeros(nbytes, dtype=torch.uint8)
+        # In huge pages where the machine has them, as fast as a copy can be.
+        self._source: torch.Tensor | None = HostMemory(anonymous(nbytes), nbytes).view(0, nbytes)
+        self._target: torch.Tensor | None = HostMemory(anonymous(nbytes), nbytes).view(0, nbytes)
+        self._source.fill_(1)
+        self._target.fill_(0)
 
     def turn(self) -> None:
         self._large.keep_resident()

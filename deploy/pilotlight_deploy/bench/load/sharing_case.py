@@ -47,7 +47,7 @@ class SharingCase:
     def figures(self) -> list[Figure]:
         return [
             figure("load.second_worker_remote_bytes", self._remote_bytes, "bytes", goal=0.0),
-            figure("load.two_workers_pss", self._shares, "x"),
+            figure("load.two_mapped_workers_pss", self._shares, "x"),
         ]
 
     def _first(self, directory: Path) -> int:
@@ -60,7 +60,8 @@ class SharingCase:
         assert second.stdin is not None
         assert second.stdout is not None
         loaded = json.loads(second.stdout.readline())
-        # One byte per file pins its version: without it nobody could know that the copy is good.
+        # The one byte per file that pins its version is among them: without it nobody could know
+        # that the copy is still good.
         sent = self._sent() - before
         blob = Path(loaded["blob"])
         with map_all(blob):
@@ -69,15 +70,13 @@ class SharingCase:
             theirs = json.loads(second.stdout.readline())["pss_bytes"]
             ours = pss_bytes(blob)
         second.stdin.close()
-        pinning_bytes = 1
-        self._remote_bytes.append(sent - pinning_bytes)
+        self._remote_bytes.append(sent)
         self._shares.append((ours + theirs) / self._model.baked.nbytes)
         self.cases.append(
             {
                 "case": "second_worker",
                 "first_remote_bytes": first_bytes,
                 "second_remote_bytes": sent,
-                "of_them_pinning_bytes": pinning_bytes,
                 "pss_bytes": [ours, theirs],
                 "nbytes": self._model.baked.nbytes,
             }
