@@ -94,6 +94,7 @@ def _link(link: Link, runs: int, on_progress: OnProgress) -> LinkCases:
     for turn in range(1, runs + 1):
         on_progress(f"run {turn} of {runs}: a link of {link.bytes_per_s / 1e6:g} MB/s")
         cases.turn()
+    cases.release()
     return cases
 
 
