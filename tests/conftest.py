@@ -38,6 +38,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatfo
         worker_threads=1,
         worker_max_replicas=2,
         max_body_bytes=1 << 20,
+        arena_bytes=64 << 20,
     )
     address = start_detached(settings, lambda message: None)
     with httpx.Client(base_url=address.url, timeout=60.0, trust_env=False) as http:

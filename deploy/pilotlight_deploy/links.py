@@ -1,51 +1,38 @@
-"""Measured bandwidth of this machine's links, kept in ``<home>/links.json``."""
+"""Measures the bandwidth of this machine's links: memory, disk, GPU. A few seconds in all."""
 
 from __future__ import annotations
 
-import json
+import ctypes
 import mmap
 import os
 import tempfile
+import threading
 import time
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from pilotlight_platform.links import Link, Links
 
 _BLOCK = 8 << 20
 _COPY_BYTES = 64 << 20  # well above the last-level cache
 _COPY_S = 0.3
+_MAX_COPIERS = 16  # 2 GiB of buffers; fewer cores than a large machine has fill its memory's links
 _FILE_BYTES = 128 << 20
 _DISK_S = 3.0  # at most, for writing and for reading
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    bytes_per_s: float
-    measured_bytes: int
-    how: str
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    measured_at_s: float  # Unix time
-    memory: Link
-    disk: Link
-
-
-def measure_links(home: Path) -> Links:
-    """Takes a few seconds at most, 128 MiB of disk under *home* and as much memory.
+def measure_links(home: Path, *, gpu: bool) -> Links:
+    """Takes a few seconds at most, 128 MiB of disk under *home* and of memory for each core.
 
     Raises OSError if *home* cannot be written.
     """
-    return Links(time.time(), measure_memory(), measure_disk(home))
-
-
-def store_links(links: Links, home: Path) -> Path:
-    """Write ``links.json`` atomically."""
-    path = home / "links.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(asdict(links), indent=2) + "\n")
-    part.replace(path)
-    return path
+    return Links(
+        measured_at_s=time.time(),
+        memory=measure_memory(),
+        disk=measure_disk(home),
+        memory_all=measure_memory_all(),
+        device=measure_device() if gpu else None,
+    )
 
 
 def measure_memory() -> Link:
@@ -59,6 +46,32 @@ def measure_memory() -> Link:
     return Link(copied / spent_s, copied, "copy on one core")
 
 
+def measure_memory_all() -> Link:
+    """The same on all cores that this process may use, up to 16."""
+    threads = min(len(os.sched_getaffinity(0)), _MAX_COPIERS)
+    touched = threading.Barrier(threads)
+    with ThreadPoolExecutor(threads, "pilotlight-copy") as pool:
+        copied, spent_s = zip(*pool.map(_copy, [touched] * threads), strict=True)
+    return Link(sum(copied) / max(spent_s), sum(copied), f"copy on {threads} cores")
+
+
+def measure_device() -> Link | None:
+    """Host to the first GPU; None where torch cannot use one."""
+    try:
+        # They import torch, which takes a second, and may not be there: the doctor says so.
+        from pilotlight_loader import LoaderError  # noqa: PLC0415
+        from pilotlight_loader.devices import cuda  # noqa: PLC0415
+    except ImportError:
+        return None
+    measure = getattr(cuda, "measure_h2d_bytes_per_s", None)
+    if measure is None:
+        return None
+    try:
+        return Link(float(measure()), 0, "pinned memory to GPU")
+    except (LoaderError, RuntimeError):  # no driver, or none that fits this torch
+        return None
+
+
 def measure_disk(home: Path) -> Link:
     """Read back a file just written, past the page cache."""
     with tempfile.TemporaryDirectory(prefix=".links-", dir=home) as folder:
@@ -70,6 +83,20 @@ def measure_disk(home: Path) -> Link:
         finally:
             os.close(descriptor)
     return Link(read / spent_s, read, how)
+
+
+def _copy(touched: threading.Barrier) -> tuple[int, float]:
+    """Bytes copied, and in which time."""
+    source, target = (
+        (ctypes.c_ubyte * _COPY_BYTES).from_buffer(bytearray(_COPY_BYTES)) for _ in range(2)
+    )
+    ctypes.memmove(target, source, _COPY_BYTES)
+    touched.wait()
+    copied, began_s = 0, time.perf_counter()
+    while (spent_s := time.perf_counter() - began_s) < _COPY_S:
+        ctypes.memmove(target, source, _COPY_BYTES)  # unlike a slice, it lets go of the GIL
+        copied += _COPY_BYTES
+    return copied, spent_s
 
 
 def _write_blocks(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Self
@@ -53,6 +54,9 @@ class Settings(BaseModel):
     cache_bytes: int | None = Field(
         None, gt=0, description="Most that fetched sources may take on disk; default: no limit."
     )
+    arena_bytes: int = Field(
+        0, ge=0, description="Shared memory that keeps weights for all workers; 0: none."
+    )
     request_log_size: int = Field(1000, ge=1, description="Timelines kept in memory.")
     object_store_bytes: int = Field(
         128 << 20, ge=80 << 20, description="Ray's object store; weights never pass through it."
@@ -79,6 +83,12 @@ class Settings(BaseModel):
     @property
     def cache_dir(self) -> Path:
         return self.home / "cache"
+
+    @property
+    def arena_path(self) -> Path:
+        """Of this user and home; memory that a killed platform left there is found again."""
+        home = hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:16]
+        return Path("/dev/shm") / f"pilotlight-{os.getuid()}-{home}"
 
     @property
     def redis_dir(self) -> Path:

@@ -32,6 +32,7 @@ from pilotlight_platform.address import (
     write_address,
 )
 from pilotlight_platform.errors import MachineError, PlatformError
+from pilotlight_platform.host_memory import host_memory
 from pilotlight_platform.names import APP
 from pilotlight_platform.preflight import check_machine, check_port, home_lock
 from pilotlight_platform.serve_app import build_app
@@ -76,6 +77,7 @@ def run_platform(
         stack.enter_context(home_lock(settings))
         stack.enter_context(_signals(stop))
         check_machine(settings, patience_s=_DYING_RAY_S)
+        stack.enter_context(host_memory(settings, stop, on_progress))
         on_progress("starting Redis")
         url = settings.redis_url or stack.enter_context(EmbeddedRedis(settings.redis_dir)).url
         on_progress("starting Ray")

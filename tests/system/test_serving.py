@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from support.running_platform import RunningPlatform, sse_events
 from support.waiting import until
 
-from pilotlight_loader import kernel_layout
+from pilotlight_loader import Arena, kernel_layout
+from pilotlight_loader.arena.records import Record
 
 pytestmark = pytest.mark.system
 
@@ -232,3 +234,31 @@ def test_serving_probes_wake_nothing(platform: RunningPlatform, sample: Path) ->
         assert platform.http.get(path).status_code == 200
 
     assert platform.state("asleep") == "zero"
+
+
+def test_serving_second_cold_start_attaches_from_the_arena(
+    platform: RunningPlatform, sample: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(sample, tmp_path / "source"))
+    (source / "notes.txt").write_text("another checkpoint than that of the other tests")
+    live = platform.deploy("kept", source, idle_timeout_s=2)
+    content = Path(live["model"]["record"]["revision"]["path"]).name
+
+    def entry() -> Record | None:
+        with Arena.open(platform.settings.arena_path) as arena:
+            found = (one for one in arena.entries() if one.key.startswith(f"{content}/"))
+            return next((one for one in found if one.state == "ready"), None)
+
+    assert entry() is None
+    first = platform.complete("kept", seed=1)
+    until(lambda: entry() is not None)
+    until(lambda: platform.state("kept") == "zero")
+    second = platform.complete("kept", seed=1)
+    leased = entry()
+    line = platform.timeline(second)
+
+    assert line["cold"] is True
+    assert {s["tier"] for s in line["spans"] if s["name"] in ("attach", "stage")} == {"host"}
+    assert leased is not None
+    assert leased.held
+    assert second.json()["choices"] == first.json()["choices"]

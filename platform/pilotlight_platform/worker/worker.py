@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from pilotlight_loader import LoaderError
 from pilotlight_platform.engine.executor import Engine
+from pilotlight_platform.engine.host_tier import HostTier
 from pilotlight_platform.engine.prompt import encode_prompt
 from pilotlight_platform.engine.rehearsal import rehearse
 from pilotlight_platform.engine.replica import Replica
@@ -30,6 +31,7 @@ from pilotlight_platform.errors import (
     ReplicaGoneError,
 )
 from pilotlight_platform.latest import Latest
+from pilotlight_platform.links import read_links
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.schemas.cluster import (
     AttachOrder,
@@ -111,6 +113,9 @@ class Worker:
         # The gateway keeps to each model's max_ongoing_requests: no second limit here.
         self._engine = Engine(threads=settings.threads_per_worker, max_batch=_MAX_BATCH)
         self._engine.start()
+        self._host_tier = HostTier.open(settings.arena_path) if settings.arena_bytes else None
+        links = read_links(settings.home)
+        self._floors = {} if links is None else links.floors()
         self._encoders = ThreadPoolExecutor(_ENCODERS, "pilotlight-encode")
         self._attending = asyncio.create_task(self._attend())
 
@@ -195,7 +200,9 @@ class Worker:
             await self._built(order.revision_id, order.path)
             skeleton = self._skeletons[order.revision_id].result()
             # On the loop, not in a thread: it takes about 3 ms and a thread hop costs as much.
-            resident.replica = Replica.attach(skeleton)
+            resident.replica = Replica.attach(
+                skeleton, host_tier=self._host_tier, floors=self._floors
+            )
             resident.phase = "ready"
             resident.since_s = resident.idle_since_s = time.time()
         except Exception as error:  # whatever it is, it ends this attach and nothing else
@@ -259,6 +266,8 @@ class Worker:
             request = await self._encoded(resident, request)
             async for chunk in self._run(resident, request):
                 yield chunk
+            if resident.replica is not None:
+                resident.replica.bring_to_host()
         finally:
             resident.ongoing -= 1
             if resident.ongoing == 0:
@@ -350,3 +359,5 @@ class Worker:
         self._attending.cancel()
         self._encoders.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._engine.close)
+        if self._host_tier is not None:
+            await asyncio.to_thread(self._host_tier.close)
