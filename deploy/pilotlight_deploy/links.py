@@ -16,7 +16,10 @@ from pilotlight_platform.links import Link, Links
 _BLOCK = 8 << 20
 _COPY_BYTES = 64 << 20  # well above the last-level cache
 _COPY_S = 0.3
-_MAX_COPIERS = 16  # 2 GiB of buffers; fewer cores than a large machine has fill its memory's links
+# Fewer cores than a large machine has fill its memory's links. 1 GiB of buffers in all.
+_MAX_COPIERS = 16
+_COPIERS_BYTES = 32 << 20
+_TOUCH_S = 30.0  # at most, for the buffers of all
 _FILE_BYTES = 128 << 20
 _DISK_S = 3.0  # at most, for writing and for reading
 
@@ -37,7 +40,8 @@ def measure_links(home: Path, *, gpu: bool) -> Links:
 
 def measure_memory() -> Link:
     """One core copying between two buffers; each byte counts once."""
-    source, target = bytearray(_COPY_BYTES), memoryview(bytearray(_COPY_BYTES))
+    source = b"\1" * _COPY_BYTES  # zeros that nobody wrote would all be one page
+    target = memoryview(bytearray(_COPY_BYTES))
     target[:] = source  # first touch
     copied, began_s = 0, time.perf_counter()
     while (spent_s := time.perf_counter() - began_s) < _COPY_S:
@@ -88,14 +92,15 @@ def measure_disk(home: Path) -> Link:
 def _copy(touched: threading.Barrier) -> tuple[int, float]:
     """Bytes copied, and in which time."""
     source, target = (
-        (ctypes.c_ubyte * _COPY_BYTES).from_buffer(bytearray(_COPY_BYTES)) for _ in range(2)
+        (ctypes.c_ubyte * _COPIERS_BYTES).from_buffer(bytearray(_COPIERS_BYTES)) for _ in range(2)
     )
-    ctypes.memmove(target, source, _COPY_BYTES)
-    touched.wait()
+    ctypes.memset(source, 1, _COPIERS_BYTES)  # as above
+    ctypes.memmove(target, source, _COPIERS_BYTES)
+    touched.wait(_TOUCH_S)
     copied, began_s = 0, time.perf_counter()
     while (spent_s := time.perf_counter() - began_s) < _COPY_S:
-        ctypes.memmove(target, source, _COPY_BYTES)  # unlike a slice, it lets go of the GIL
-        copied += _COPY_BYTES
+        ctypes.memmove(target, source, _COPIERS_BYTES)  # unlike a slice, it lets go of the GIL
+        copied += _COPIERS_BYTES
     return copied, spent_s
 
 

@@ -72,7 +72,11 @@ class _Reading:
         self._readers: set[Reader] = set()
 
     def run(self, limit_s: float) -> float:
-        """Read until *limit_s* is over at most; returns the seconds that `nbytes` took."""
+        """Read until *limit_s* is over at most; returns the seconds that `nbytes` took.
+
+        Raises a SourceReadError if nothing could be read; a connection that is lost later is not
+        missed.
+        """
         threads = self._sources[0].parallel
         began_s = time.perf_counter()
         with ThreadPoolExecutor(threads, "pilotlight-store") as pool:
@@ -81,6 +85,9 @@ class _Reading:
                 wait(futures, limit_s)
             finally:
                 self._stop()  # whatever ends the wait: the pool joins its threads
+        if not self.nbytes:
+            for future in futures:
+                future.result()  # raises what was in the way
         return self._ended_s - began_s
 
     def _work(self) -> None:

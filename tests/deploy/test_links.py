@@ -10,7 +10,7 @@ from support.object_server import ObjectServer
 
 from pilotlight_deploy.links import measure_disk, measure_memory_all
 from pilotlight_deploy.store_link import measure_store
-from pilotlight_loader.errors import CheckpointError, SourceReadError
+from pilotlight_loader.errors import AccessDeniedError, CheckpointError, SourceReadError
 from pilotlight_platform.links import Link, Links, StoreLink, read_links, store_links
 
 MEASURED = Links(1.0, Link(2e9, 100, "copy"), Link(1e9, 100, "O_DIRECT"))
@@ -103,6 +103,22 @@ def test_store_that_gives_too_little_in_time_is_an_error(tmp_path):
         server.always = stall_large
         with pytest.raises(SourceReadError, match=r"in 0\.3 s"):
             measure_store(f"{server.url}/m", limit_s=0.3)
+
+
+def test_store_that_refuses_the_weights_says_why(tmp_path):
+    with ObjectServer() as server:
+        server.put("/m/model.safetensors", weights(tmp_path))
+
+        def refuse_large(handler):
+            start, end = handler.asked_range(1 << 40)
+            if start > 0 or end - start == 256 << 10:
+                handler.send_status(403)
+            else:
+                handler.send_object()
+
+        server.always = refuse_large
+        with pytest.raises(AccessDeniedError):
+            measure_store(f"{server.url}/m")
 
 
 def test_store_without_the_checkpoint_is_an_error():

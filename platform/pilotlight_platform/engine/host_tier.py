@@ -47,7 +47,7 @@ class HostTier:
         try:
             arena = Arena.open(path)
             arena.map_pages()
-        except LoaderError as error:  # a worker on another node, or a supervisor that stops
+        except (LoaderError, OSError) as error:  # on another node, or the platform stops
             logger.warning("arena_unused reason=%s", error)
             return None
         return cls(arena)
@@ -60,7 +60,7 @@ class HostTier:
             if lease is None:
                 return None
             mapped = map_lease(lease, baked)
-        except (LoaderError, ValueError) as error:  # ValueError: closed
+        except (LoaderError, OSError, ValueError) as error:  # ValueError: closed
             logger.warning("arena_attach_failed path=%s reason=%s", baked.path, error)
             return None
         with self._lock:
@@ -75,14 +75,19 @@ class HostTier:
             if busy or self._closed or key in self._asked:
                 return
             self._asked.add(key)
-            self._filling, self._cancel = key, threading.Event()
-            self._fill = threading.Thread(
+            cancel = threading.Event()
+            fill = threading.Thread(
                 target=self._copy,
-                args=(key, baked, self._cancel),
+                args=(key, baked, cancel),
                 name="pilotlight-bring",
                 daemon=True,  # stuck in a disk, it must not keep the process
             )
-            self._fill.start()
+            try:
+                fill.start()
+            except RuntimeError as error:  # the process may have no more threads
+                logger.warning("arena_fill_failed path=%s reason=%s", baked.path, error)
+                return
+            self._filling, self._cancel, self._fill = key, cancel, fill
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until nothing is copied; false on timeout."""

@@ -158,11 +158,11 @@ class Replica:
         """Give the weights back; the module is on the meta device afterwards. Idempotent."""
         self._stop.set()
         self.wait_staged()
-        if self._host_tier is not None:
-            self._host_tier.leave(self.skeleton.baked)
         with self._use:
             if not self._detached:
                 self._detached = True
+                if self._host_tier is not None:
+                    self._host_tier.leave(self.skeleton.baked)
                 self.skeleton.plan.detach()
                 self._mapped.close()
                 if self._lease is not None:
