@@ -64,14 +64,11 @@ def measure_device() -> Link | None:
     try:
         # They import torch, which takes a second, and may not be there: the doctor says so.
         from pilotlight_loader import LoaderError  # noqa: PLC0415
-        from pilotlight_loader.devices import cuda  # noqa: PLC0415
+        from pilotlight_loader.devices.cuda import measure_h2d_bytes_per_s  # noqa: PLC0415
     except ImportError:
         return None
-    measure = getattr(cuda, "measure_h2d_bytes_per_s", None)
-    if measure is None:
-        return None
     try:
-        return Link(float(measure()), 0, "pinned memory to GPU")
+        return Link(measure_h2d_bytes_per_s(), 0, "pinned memory to GPU")
     except (LoaderError, RuntimeError):  # no driver, or none that fits this torch
         return None
 
