@@ -105,10 +105,8 @@ class FillingEntry:
     def write(self, start: int, view: memoryview) -> Future[None]:
         """Take the bytes at *start*; *view* may be used again when the future is done."""
         written: Future[None] = Future()
-        released = threading.Event()
-        if self._filling.write(start, view, partial(_release, written, released)):
+        if self._filling.write(start, view, partial(written.set_result, None)):
             return written
-        released.wait()  # it was, before write() returned
         refused: Future[None] = Future()
         ended = CacheError(f"{self._filling.identity.location}: the fill has ended")
         refused.set_exception(self._filling.error or ended)
@@ -125,8 +123,3 @@ class FillingEntry:
     def abandon(self) -> None:
         """Idempotent."""
         self._filling.abandon()
-
-
-def _release(written: Future[None], released: threading.Event) -> None:
-    released.set()
-    written.set_result(None)
