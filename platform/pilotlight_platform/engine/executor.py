@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 import torch
 
+from pilotlight_loader import kernel_layout
 from pilotlight_platform.engine.lane import Lane
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.ticket import Sink, Ticket
@@ -28,8 +29,8 @@ class Engine:
     """Runs every replica of a worker on one thread, in turns.
 
     One thread, because each thread that calls torch gets an OpenMP pool of its own, and pools that
-    share the cores make each other about ten times slower. All state of the requests belongs to
-    that thread; the others only post messages to its inbox.
+    share the cores make each other about ten times slower (for the others: openmp.compute_alone).
+    All state of the requests belongs to that thread; the others only post messages to its inbox.
     """
 
     def __init__(self, threads: int, max_batch: int = 8) -> None:
@@ -186,7 +187,11 @@ def _wake() -> None:
 
 
 def _warm_up() -> None:
-    """Start this thread's OpenMP pool and load the matrix kernels, off the cold path."""
+    """Start this thread's OpenMP pool and load the matrix kernels, off the cold path.
+
+    kernel_id() multiplies once to try itself: here, where there is a pool already.
+    """
+    kernel_layout.kernel_id()
     for dtype in (torch.float32, torch.bfloat16):
         square = torch.ones(512, 512, dtype=dtype)
         torch.nn.functional.linear(square, square)

@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from pilotlight_loader import LoaderError
 from pilotlight_platform.engine.executor import Engine
 from pilotlight_platform.engine.host_tier import HostTier
+from pilotlight_platform.engine.openmp import compute_alone
 from pilotlight_platform.engine.prompt import encode_prompt
 from pilotlight_platform.engine.rehearsal import rehearse
 from pilotlight_platform.engine.replica import Replica
@@ -55,6 +56,7 @@ _MAX_BATCH = 256
 _INLINE_PROMPT_CHARS = 16_384  # about 5 ms
 _ENCODE_TIMEOUT_S = 30.0
 _ENCODERS = 2
+_BUILDERS = 32  # asyncio's own bound; some may wait for a detach
 
 
 @dataclass(slots=True)
@@ -113,10 +115,17 @@ class Worker:
         # The gateway keeps to each model's max_ongoing_requests: no second limit here.
         self._engine = Engine(threads=settings.threads_per_worker, max_batch=_MAX_BATCH)
         self._engine.start()
+        compute_alone()
+        # Skeletons are built on these threads.
+        asyncio.get_running_loop().set_default_executor(
+            ThreadPoolExecutor(_BUILDERS, "pilotlight-build", initializer=compute_alone)
+        )
         self._host_tier = HostTier.open(settings.arena_path) if settings.arena_bytes else None
         links = read_links(settings.home)
         self._floors = {} if links is None else links.floors()
-        self._encoders = ThreadPoolExecutor(_ENCODERS, "pilotlight-encode")
+        self._encoders = ThreadPoolExecutor(
+            _ENCODERS, "pilotlight-encode", initializer=compute_alone
+        )
         self._attending = asyncio.create_task(self._attend())
 
     async def _attend(self) -> None:
