@@ -29,6 +29,7 @@ class Seen:
     path: str
     headers: Mapping[str, str]  # names in lower case
     connection: int  # number of the connection it came over
+    method: str
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -40,17 +41,22 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         owner = self.server.owner
         headers = {name.lower(): value for name, value in self.headers.items()}
-        owner.requests.append(Seen(self.path, headers, id(self.connection)))
+        owner.requests.append(Seen(self.path, headers, id(self.connection), self.command))
         with owner.lock:
             script = owner.scripts.get(self.path.partition("?")[0])
             behaviour = script.popleft() if script else owner.always
         (behaviour or Handler.send_object)(self)
 
     def do_HEAD(self) -> None:
-        stored = self.stored()
-        if stored is None:
-            return self.send_answer(404, {}, b"")
-        return self.send_answer(200, stored.headers, b"", announced=len(stored.data))
+        """What the next GET will get, without its body, unless *heads* has an answer."""
+        owner = self.server.owner
+        path = self.path.partition("?")[0]
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        owner.requests.append(Seen(self.path, headers, id(self.connection), self.command))
+        with owner.lock:
+            script = owner.scripts.get(path)
+            behaviour = owner.heads.get(path) or (script[0] if script else owner.always)
+        (behaviour or Handler.send_object)(self)
 
     def stored(self) -> StoredObject | None:
         return self.server.owner.objects.get(self.path.partition("?")[0])
@@ -87,7 +93,10 @@ class Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" not in headers:
             self.send_header("Content-Length", str(len(body) if announced is None else announced))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            with self.server.owner.lock:
+                self.server.owner.sent_bytes += len(body)
+            self.wfile.write(body)
 
     def send_status(
         self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"error"
@@ -121,9 +130,11 @@ class ObjectServer:
 
     objects: dict[str, StoredObject] = field(default_factory=dict)
     scripts: dict[str, deque[Behaviour]] = field(default_factory=dict)
+    heads: dict[str, Behaviour] = field(default_factory=dict)  # what each HEAD of a path gets
     always: Behaviour | None = None  # what every request gets that no script is for
     tls: ssl.SSLContext | None = None
     requests: list[Seen] = field(default_factory=list)
+    sent_bytes: int = 0  # of bodies
     connections: list[socket.socket] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -158,6 +169,10 @@ class ObjectServer:
         tag = {} if etag is None else {"ETag": etag}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.objects[path] = StoredObject(data, {**tag, **named})
+
+    @property
+    def gets(self) -> list[Seen]:
+        return [seen for seen in self.requests if seen.method == "GET"]
 
     def script(self, path: str, *behaviours: Behaviour) -> None:
         """The next requests for *path* get these, one each."""
@@ -210,6 +225,11 @@ def extra_headers(**headers: str) -> Behaviour:
 def close_early(handler: Handler) -> None:
     """Half of what was announced, then the end of the connection."""
     _send_half(handler)
+    handler.close_connection = True
+
+
+def close_connection(handler: Handler) -> None:
+    """No answer at all."""
     handler.close_connection = True
 
 

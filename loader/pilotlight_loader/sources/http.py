@@ -18,7 +18,7 @@ from pilotlight_loader.errors import (
     ReadAbortedError,
     TransientReadError,
 )
-from pilotlight_loader.sources.http_answer import Pin, check_part, error_of, pin_of
+from pilotlight_loader.sources.http_answer import Pin, check_part, error_of, pin_of, pin_of_head
 from pilotlight_loader.sources.http_connection import (
     CONNECT_TIMEOUT_S,
     SILENCE_TIMEOUT_S,
@@ -52,6 +52,7 @@ class HttpOptions:
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # Authorization, …
     allow_unpinned: bool = False  # read objects of which nobody could say whether they changed
+    pin_by_head: bool = True  # False: for a server whose HEAD names another ETag than its GET
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     silence_timeout_s: float = SILENCE_TIMEOUT_S
     parallel: int = PARALLEL
@@ -123,11 +124,15 @@ def open_object(
 ) -> HttpSource:
     """Pin the present version of the object that *route* leads to.
 
-    By a GET of byte 0, not a HEAD: a signature holds for one method, a hub's CDN answers HEAD
-    otherwise than GET, and this shows whether ranges work at all.
+    By a HEAD, which costs no byte of the object; where its answer is not one that a GET must
+    have as well (pin_of_head), by a GET of byte 0. Every range that follows is checked against
+    the pin: a HEAD that lies ends in ObjectChangedError, not in mixed bytes.
     """
     exchange = Exchange(location, route, pool)
     try:
+        pinned = _pin_by_head(exchange, route, pool) if options.pin_by_head else None
+        if pinned is not None:
+            return HttpSource(location, route, pool, pinned, options)
         headers = {"Range": "bytes=0-0"}
         answer, response = exchange.ask(headers, time.monotonic() + pool.timeouts.attempt_s(1))
         if answer.status not in (*_SUCCESS, 416):
@@ -140,6 +145,19 @@ def open_object(
     finally:
         exchange.release()
     return HttpSource(location, route, pool, pin, options)
+
+
+def _pin_by_head(exchange: Exchange, route: Route, pool: ConnectionPool) -> Pin | None:
+    request = route.head()
+    if request is None:
+        return None
+    try:
+        return pin_of_head(exchange.head(request, time.monotonic() + pool.timeouts.attempt_s(1)))
+    except TimeoutError:
+        raise  # a GET would wait as long again
+    except NETWORK_ERRORS:
+        exchange.release()
+        return None  # as from a server that hangs up on what it does not know; a GET will tell
 
 
 class HttpSource:

@@ -79,10 +79,8 @@ def pin_of(answer: Answer, location: str, *, allow_unpinned: bool) -> Pin:
     Raises SourceReadError where the server names none and *allow_unpinned* is not set.
     """
     _check_encoding(answer, location)
-    etag = answer.headers.get("etag")
     modified = answer.headers.get("last-modified")
-    # If-Match compares strongly: a weak tag (W/"…") matches nothing, not even itself.
-    strong = etag if etag and not etag.startswith("W/") else None
+    strong = _strong(answer.headers.get("etag"))
     nbytes = _object_bytes(answer, location)
     if not strong and not modified and not allow_unpinned and nbytes > 0:
         raise SourceReadError(
@@ -91,6 +89,33 @@ def pin_of(answer: Answer, location: str, *, allow_unpinned: bool) -> Pin:
             "could not be seen; HttpOptions(allow_unpinned=True) reads it all the same",
         )
     return Pin(nbytes, strong, modified, answer.headers.get("x-amz-version-id"))
+
+
+def pin_of_head(answer: Answer) -> Pin | None:
+    """The version that a HEAD was answered with; None where it may not be that of a GET.
+
+    Redirected, refused, encoded, without a version or without a length: frameworks that know no
+    HEAD say 0. A GET of byte 0 then tells, or says what is wrong.
+    """
+    headers = answer.headers
+    length = headers.get("content-length", "")
+    if (
+        answer.status != HTTPStatus.OK
+        or not (length.isdecimal() and int(length))
+        or headers.get("content-encoding", "identity").lower() != "identity"
+        or headers.get("accept-ranges", "bytes").lower() != "bytes"
+    ):
+        return None
+    etag, modified = headers.get("etag"), headers.get("last-modified")
+    strong = _strong(etag)
+    if not strong and not modified:
+        return None
+    return Pin(int(length), strong, modified, headers.get("x-amz-version-id"))
+
+
+def _strong(etag: str | None) -> str | None:
+    # If-Match compares strongly: a weak tag (W/"…") matches nothing, not even itself.
+    return etag if etag and not etag.startswith("W/") else None
 
 
 def _object_bytes(answer: Answer, location: str) -> int:

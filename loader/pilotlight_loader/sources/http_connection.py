@@ -66,8 +66,8 @@ class Connection:
         self._socket: socket.socket | None = None
         self._aborted = False
 
-    def get(
-        self, target: str, headers: Mapping[str, str], deadline_s: float
+    def ask(
+        self, method: str, target: str, headers: Mapping[str, str], deadline_s: float
     ) -> http.client.HTTPResponse:
         """The head of an answer. *deadline_s*, of time.monotonic, holds for its body too.
 
@@ -78,7 +78,7 @@ class Connection:
             # http.client wants makefile, sendall and close of a socket, as its own tests do.
             self._http.sock = _Wire(self, self._connect())
         self._is_owed = True
-        self._http.request("GET", target, headers=dict(headers))
+        self._http.request(method, target, headers=dict(headers))
         self._response = self._http.getresponse()
         self._is_owed = False
         self.answers += 1

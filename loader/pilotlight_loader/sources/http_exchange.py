@@ -63,6 +63,15 @@ class Exchange:
         self._route.restart()
         raise RangeAnswerError(self._location, f"more than {MAX_REDIRECTS} redirects")
 
+    def head(self, request: HttpRequest, deadline_s: float) -> Answer:
+        """The answer to a HEAD, whatever it is: not redirected, not signed again.
+
+        Raises NETWORK_ERRORS, ReadAbortedError.
+        """
+        response = self._send(request, {}, deadline_s, method="HEAD")
+        response.read()  # there is no body; http.client wants to be told so
+        return Answer(response.status, _by_lower_name(response))
+
     def abort(self) -> None:
         """From any thread."""
         with self._lock:
@@ -82,19 +91,23 @@ class Exchange:
             self._pool.give_back(connection)
 
     def _send(
-        self, request: HttpRequest, headers: Mapping[str, str], deadline_s: float
+        self,
+        request: HttpRequest,
+        headers: Mapping[str, str],
+        deadline_s: float,
+        method: str = "GET",
     ) -> http.client.HTTPResponse:
         connection = self._connection_to(request, is_fresh=False)
         # Of an encoded body no range could be checked.
         sent = {"Host": request.host, "Accept-Encoding": "identity", **request.headers, **headers}
         try:
-            return connection.get(request.target, sent, deadline_s)
+            return connection.ask(method, request.target, sent, deadline_s)
         except (ConnectionError, http.client.BadStatusLine):
             # The server may close an idle connection at any time: no failure, and no attempt.
             if connection.answers == 0 or self._aborted:
                 raise
         connection = self._connection_to(request, is_fresh=True)
-        return connection.get(request.target, sent, deadline_s)
+        return connection.ask(method, request.target, sent, deadline_s)
 
     def _connection_to(self, request: HttpRequest, *, is_fresh: bool) -> Connection:
         held = self._connection
@@ -111,11 +124,15 @@ class Exchange:
         return connection
 
     def _answer(self, response: http.client.HTTPResponse) -> Answer:
-        headers = {name.lower(): value for name, value in response.getheaders()}
+        headers = _by_lower_name(response)
         if response.status < 300:
             return Answer(response.status, headers)
         # Read to its end, so that the connection can be used again, unless it is long.
         return Answer(response.status, headers, response.read(MAX_ERROR_BODY_BYTES))
+
+
+def _by_lower_name(response: http.client.HTTPResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.getheaders()}
 
 
 def network_error(error: Exception, location: str) -> SourceReadError:

@@ -54,7 +54,11 @@ class HttpRequest:
 class Signer(Protocol):
     """Makes requests for one object. Route calls it under its lock."""
 
-    def sign(self) -> HttpRequest: ...
+    def sign(self) -> HttpRequest:
+        """A GET."""
+
+    def sign_head(self) -> HttpRequest | None:
+        """A HEAD of the same object; None where its answer would say nothing of the GET's."""
 
     def was_refused(self) -> bool:
         """The last request was refused: whether sign() would now give a better one."""
@@ -65,9 +69,13 @@ class FixedRequest:
     """A signer of one request that never changes."""
 
     request: HttpRequest
+    answers_head: bool = True
 
     def sign(self) -> HttpRequest:
         return self.request
+
+    def sign_head(self) -> HttpRequest | None:
+        return self.request if self.answers_head else None
 
     def was_refused(self) -> bool:
         return False
@@ -90,6 +98,11 @@ class Route:
             if self._request is None or time.monotonic() >= self._request.use_until_s:
                 self._request = self._signer.sign()
             return self._request
+
+    def head(self) -> HttpRequest | None:
+        """A HEAD, signed for this once; it leaves current() as it is."""
+        with self._lock:
+            return self._signer.sign_head()
 
     def follow(self, request: HttpRequest, to: str, location: str) -> None:
         """Go on at *to*, where *request* was redirected. Raises RangeAnswerError."""

@@ -112,7 +112,7 @@ class S3Store:
 
 
 class _Presigner:
-    """Signs GETs of one object. Route calls it under its lock."""
+    """Signs requests for one object. Route calls it under its lock."""
 
     def __init__(
         self, client: Any, bucket: str, key: str, location: str, options: S3Options
@@ -124,6 +124,12 @@ class _Presigner:
         self.version_id: str | None = None
 
     def sign(self) -> HttpRequest:
+        return self._signed("get_object")
+
+    def sign_head(self) -> HttpRequest | None:
+        return self._signed("head_object")  # a signature holds for one method
+
+    def _signed(self, operation: str) -> HttpRequest:
         parameters = dict(self._object)
         if self.version_id is not None:
             parameters["VersionId"] = self.version_id
@@ -131,7 +137,7 @@ class _Presigner:
             parameters["RequestPayer"] = "requester"
         try:
             url = self._client.generate_presigned_url(
-                "get_object", Params=parameters, ExpiresIn=PRESIGNED_S
+                operation, Params=parameters, ExpiresIn=PRESIGNED_S
             )
         except Exception as error:  # botocore raises classes that it makes at run time
             raise _client_error(error, self._location) from error

@@ -10,6 +10,7 @@ from support.object_server import (
     ObjectServer,
     answer,
     chunked,
+    close_connection,
     close_early,
     content_range,
     drip,
@@ -212,6 +213,54 @@ def test_http_other_time_of_change_is_a_changed_object(http_store, server):
         read(source, 5, 10)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        answer(403),
+        answer(405),
+        answer(501),
+        answer(503),
+        redirect("elsewhere"),
+        extra_headers(Content_Encoding="gzip"),
+        extra_headers(Accept_Ranges="none"),
+        lambda handler: handler.send_answer(200, {}, b"", announced=len(DATA)),  # no version
+        lambda handler: handler.send_answer(200, {"ETag": '"one"'}, b""),  # a length of 0
+        close_connection,
+    ],
+)
+def test_http_head_that_tells_nothing_is_followed_by_a_get_of_one_byte(http_store, server, head):
+    server.heads["/model/blob"] = head
+    source = http_store().open("blob")
+
+    assert (source.version.nbytes, source.version.etag) == (len(DATA), '"one"')
+    assert [(seen.method, seen.headers.get("range")) for seen in server.requests] == [
+        ("HEAD", None),
+        ("GET", "bytes=0-0"),
+    ]
+
+
+def test_http_pin_costs_no_byte_of_the_object(http_store, server):
+    http_store().open("blob")
+
+    assert server.sent_bytes == 0
+
+
+def test_http_head_of_another_version_than_the_gets_mixes_nothing(http_store, server):
+    server.heads["/model/blob"] = lambda handler: handler.send_answer(
+        200, {"ETag": '"other"'}, b"", announced=len(DATA)
+    )
+    source = http_store().open("blob")
+
+    with pytest.raises(ObjectChangedError, match="412"):
+        read(source, 0, 10)
+
+
+def test_http_head_is_left_out_on_request(http_store, server):
+    http_store(pin_by_head=False).open("blob")
+
+    assert [seen.method for seen in server.requests] == ["GET"]
+
+
 def test_http_object_that_cannot_be_pinned_is_refused(http_store, server):
     server.put("/model/blob", DATA, None)
 
@@ -406,7 +455,7 @@ def test_http_redirect_is_followed_once_for_all_ranges(http_store, server):
     read(source, 0, 10)
     read(source, 10, 10)
 
-    paths = [seen.path for seen in server.requests]
+    paths = [seen.path for seen in server.gets]
     assert paths == ["/model/link", *["/model/blob"] * 3]
 
 

@@ -134,7 +134,7 @@ def test_connection_abort_ends_a_connect_that_waits():
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
         connection = Connection(Origin(False, "127.0.0.1", port), Timeouts(connect_s=60.0), None)
-        thread, errors = in_thread(lambda: connection.get("/", {}, time.monotonic() + 60))
+        thread, errors = in_thread(lambda: connection.ask("GET", "/", {}, time.monotonic() + 60))
         until(lambda: connection._socket is not None)
         connection.abort()
         thread.join(5)
@@ -152,7 +152,7 @@ def test_connection_that_was_aborted_before_does_not_connect(server):
     connection.abort()
 
     with pytest.raises(ReadAbortedError):
-        connection.get("/", {}, time.monotonic() + 10)
+        connection.ask("GET", "/", {}, time.monotonic() + 10)
     connection.close()
 
 
@@ -162,7 +162,7 @@ def test_pool_keeps_no_more_than_its_limit(server, owned):
     origin = Origin(False, "127.0.0.1", server.port)
     connections = [pool.fresh(origin) for _ in range(MAX_IDLE_CONNECTIONS + 1)]
     for connection in connections:
-        connection.get("/model/blob", {}, time.monotonic() + 10).read()
+        connection.ask("GET", "/model/blob", {}, time.monotonic() + 10).read()
     for connection in connections:
         pool.give_back(connection)
 
@@ -174,7 +174,7 @@ def test_pool_keeps_no_more_than_its_limit(server, owned):
 def test_pool_that_was_closed_closes_what_comes_back(server):
     pool = ConnectionPool(Timeouts())
     connection = pool.take(Origin(False, "127.0.0.1", server.port))
-    connection.get("/model/blob", {}, time.monotonic() + 10).read()
+    connection.ask("GET", "/model/blob", {}, time.monotonic() + 10).read()
     pool.close()
     pool.give_back(connection)
 
@@ -185,7 +185,7 @@ def test_pool_closes_a_connection_whose_answer_was_not_read(server, owned):
     pool = ConnectionPool(Timeouts())
     owned.callback(pool.close)
     connection = pool.take(Origin(False, "127.0.0.1", server.port))
-    connection.get("/model/blob", {}, time.monotonic() + 10)
+    connection.ask("GET", "/model/blob", {}, time.monotonic() + 10)
     pool.give_back(connection)
 
     assert connection._socket is None

@@ -229,19 +229,35 @@ def test_s3_reads_on_without_the_right_to_versions(fake_store, server):
     assert "versionId" not in query(server.requests[-1].path)
 
 
+def test_s3_pin_costs_no_byte_of_the_object(fake_store, server):
+    fake_store().open("blob")
+
+    assert [seen.method for seen in server.requests] == ["HEAD"]
+
+
+def test_s3_head_that_is_refused_is_followed_by_a_get_of_one_byte(fake_store, server):
+    server.heads["/bucket/model/blob"] = answer(403)
+    source = fake_store().open("blob")
+
+    assert source.version.nbytes == len(DATA)
+    assert server.requests[1].headers["range"] == "bytes=0-0"
+
+
 def test_s3_signature_is_used_again(fake_store, server):
     source = fake_store().open("blob")
     read(source, 0, 10)
     read(source, 10, 10)
 
-    assert len({seen.path for seen in server.requests}) == 1
+    assert len({seen.path for seen in server.gets}) == 1
 
 
 def test_s3_signature_that_grows_old_is_made_anew(fake_store, server, signatures, monkeypatch):
     monkeypatch.setattr(s3, "USED_S", 0)
-    read(fake_store().open("blob"), 0, 10)
+    source = fake_store().open("blob")
+    read(source, 0, 10)
+    read(source, 10, 10)
 
-    assert len(signatures) == 2
+    assert len(signatures) == 1 + 2  # a HEAD's, and the ranges'
 
 
 @pytest.mark.parametrize(
@@ -253,7 +269,7 @@ def test_s3_refused_signature_is_made_anew_once(fake_store, server, signatures, 
     server.script("/bucket/model/blob", refusal)
 
     assert read(source, 0, 10) == DATA[:10]
-    assert len(signatures) == 2
+    assert len(signatures) == 1 + 2  # a HEAD's, and the ranges'
 
 
 def test_s3_second_refusal_is_an_error(fake_store, server, signatures):
@@ -262,7 +278,7 @@ def test_s3_second_refusal_is_an_error(fake_store, server, signatures):
 
     with pytest.raises(AccessDeniedError, match="403 AccessDenied"):
         read(source, 0, 10)
-    assert len(signatures) == 2
+    assert len(signatures) == 1 + 2  # a HEAD's, and the ranges'
 
 
 def test_s3_parallel_readers_share_one_new_signature(fake_store, server, signatures):
@@ -280,8 +296,8 @@ def test_s3_parallel_readers_share_one_new_signature(fake_store, server, signatu
     for thread in threads:
         thread.join(10)
 
-    assert len(signatures) == 2
-    assert len(server.requests) == 9
+    assert len(signatures) == 1 + 2  # a HEAD's, and the ranges'
+    assert len(server.gets) == 8
 
 
 def test_s3_bucket_elsewhere_names_its_region(fake_store, server):

@@ -60,8 +60,7 @@ class SharingCase:
         assert second.stdin is not None
         assert second.stdout is not None
         loaded = json.loads(second.stdout.readline())
-        # The one byte per file that pins its version is among them: without it nobody could know
-        # that the copy is still good.
+        # Its version was pinned by a HEAD: without, nobody could know that the copy is still good.
         sent = self._sent() - before
         blob = Path(loaded["blob"])
         with map_all(blob):
