@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +16,17 @@ from safetensors.torch import save_file
 from support.object_server import ObjectServer, close_early
 from torch import nn
 
-from pilotlight_loader import Cache, LoadFailedError, begin_load, load, open_checkpoint, stream
+from pilotlight_loader import (
+    Cache,
+    LoadCancelledError,
+    LoadFailedError,
+    begin_load,
+    load,
+    open_checkpoint,
+    stream,
+)
 from pilotlight_loader.cache import chunk_writers
+from pilotlight_loader.cache.identity import ObjectIdentity
 
 
 def network() -> nn.Module:
@@ -196,3 +206,44 @@ def test_two_loads_of_the_same_shards_in_other_orders_both_end(server, tmp_path)
         both = list(threads.map(read, (names, names[::-1]), timeout=60))
 
     assert both == [names, names[::-1]]
+
+
+# Another process fetches the same object: held here by a fill of our own, which excludes as well.
+
+
+@pytest.fixture
+def followed(server, tmp_path):
+    """A checkpoint whose one file somebody else fetches, that fill, and the cache."""
+    cache = Cache(tmp_path / "cache")
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        source = checkpoint.source(checkpoint.files[0])
+        filling = cache.begin(ObjectIdentity.of(source))
+        assert filling is not None
+        with filling:
+            yield checkpoint, filling, cache
+
+
+def test_begin_load_behind_another_fetch_returns_and_wait_has_its_time(followed, model, skeleton):
+    checkpoint, filling, cache = followed
+    loading = begin_load(checkpoint, skeleton, cache=cache)
+    with pytest.raises(TimeoutError):
+        loading.wait(timeout_s=0.05)
+    filling.abandon()
+    loading.wait(timeout_s=20)
+
+    x = torch.ones(2, 64)
+    assert torch.equal(skeleton(x), model(x))
+
+
+def test_cancel_ends_a_load_that_waits_for_another_fetch(followed, skeleton):
+    checkpoint, _, cache = followed
+    loading = begin_load(checkpoint, skeleton, cache=cache)
+    with pytest.raises(TimeoutError):
+        loading.wait(timeout_s=0.05)
+    loading.cancel()
+    start_s = time.monotonic()
+
+    with pytest.raises(LoadCancelledError):
+        loading.wait()
+    assert time.monotonic() - start_s < 10  # not the 10 minutes for which it may follow
+    assert all(parameter.is_meta for parameter in skeleton.parameters())

@@ -159,9 +159,11 @@ class Cache:
             if lease is not None:
                 return lease
 
-    def tier(self, sources: Mapping[str, ByteSource]) -> DiskTier:
+    def tier(
+        self, sources: Mapping[str, ByteSource], *, cancel: threading.Event | None = None
+    ) -> DiskTier:
         """This cache in the way of one load of *sources*, by file. Raises LoadCancelledError."""
-        return DiskTier(self, sources)
+        return DiskTier(self, sources, cancel=cancel)
 
     def entries(self) -> list[CacheEntry]:
         """Everything here, by location; versions that share a blob have an entry each."""

@@ -23,6 +23,7 @@ class Arrivals:
         self._events: list[CopyEvent | None] = [None] * parts
         self._count = 0
         self._error: LoadFailedError | None = None
+        self._is_held = False  # nothing is read yet, so nothing can have stalled
 
     def arrived(self, part: int, event: CopyEvent | None) -> None:
         """The bytes are in place, or will be when the copy of *event* has ended."""
@@ -30,6 +31,17 @@ class Arrivals:
             self._events[part] = event
             self._at_s[part] = self._clock()
             self._count += 1
+            self._changed.notify_all()
+
+    def hold(self) -> None:
+        """Nothing is read until go_on(): that takes its time, and has a bound of its own."""
+        with self._changed:
+            self._is_held = True
+
+    def go_on(self) -> None:
+        """Readers are at work: from now on silence counts."""
+        with self._changed:
+            self._is_held = False
             self._changed.notify_all()
 
     def fail(self, error: LoadFailedError) -> None:
@@ -78,7 +90,10 @@ class Arrivals:
         left_s = STALL_S if deadline_s is None else deadline_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError(f"{len(self._at_s) - count} parts have not arrived yet")
-        self._changed.wait(min(left_s, STALL_S))
-        if left_s >= STALL_S and count == self._count and self._error is None:
+        is_held = self._is_held
+        woken = self._changed.wait(min(left_s, STALL_S))
+        if woken or is_held or left_s < STALL_S:
+            return
+        if count == self._count and self._error is None:
             self._error = LoadFailedError(f"no part arrived within {STALL_S:g} s")
             self._changed.notify_all()

@@ -22,15 +22,12 @@ from pilotlight_loader.errors import (
 )
 from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.pipeline.arrivals import Arrivals
-from pilotlight_loader.pipeline.host_copies import HostCopies, in_host_memory
-from pilotlight_loader.pipeline.landings import DirectLanding, StagedLanding
+from pilotlight_loader.pipeline.feed import Feed
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.own_tensor import OwnTensor
-from pilotlight_loader.pipeline.report import LoadReport, tier_of, tier_report
-from pilotlight_loader.pipeline.ring import Ring
-from pilotlight_loader.pipeline.write_through import Tier, WriteThrough
+from pilotlight_loader.pipeline.report import LoadReport, tier_report
+from pilotlight_loader.pipeline.write_through import Cache
 from pilotlight_loader.sources.source import ByteSource
-from pilotlight_loader.transfer.fetch import Fetch
 from pilotlight_loader.transfer.parts import TransferPlan
 
 # Kernels that read 16 bytes at once take no pointer below that.
@@ -48,11 +45,10 @@ class Delivery:
         *,
         location: str,
         options: TransferOptions,
-        tier: Tier | None = None,
+        cache: Cache | None = None,
     ) -> None:
         """*location* is for messages. Allocates the first range, reads nothing before allow()."""
         self.plan = plan
-        self._tier = tier_of(sources)
         self._device = device
         self._location = location
         self._start_s = self._end_s = time.monotonic()
@@ -61,13 +57,19 @@ class Delivery:
         self._allocate_for(1)
         self._owned: dict[str, OwnTensor] = {}
         self._arrivals = Arrivals(len(plan.parts))
-        self._write_through = WriteThrough(tier, sources) if tier is not None else None
-        self._ring: Ring | None = None
-        self._staged: StagedLanding | None = None
-        self._fetch = self._fetch_from(sources, options)
+        self._feed = Feed(
+            plan,
+            sources,
+            device,
+            self._memories.__getitem__,
+            self._arrivals,
+            options=options,
+            cache=cache,
+            is_host_reachable=self._is_host_reachable(),
+            on_error=self._fail,
+        )
         self._ending = threading.Lock()
-        self._is_started = False
-        self._is_complete = False
+        self._is_delivered = False
         self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -83,18 +85,14 @@ class Delivery:
 
     def allow(self, limit: int) -> None:
         """Allocate for the parts below *limit*, in this thread, and let them be read."""
-        if isinstance(self._fetch, HostCopies):
+        if self._feed.copies_at_once:
             # Part by part: one range is copied while the next is allocated.
             for upto in range(self._allowed, min(limit, len(self.plan.parts))):
                 self._allocate_for(upto)
-                self._fetch.allow(upto)
+                self._feed.allow(upto)
         self._allocate_for(limit)
-        self._fetch.allow(limit)
-        if not self._is_started:
-            self._is_started = True
-            if self._staged is not None:
-                self._staged.start()
-            self._fetch.start()
+        self._feed.allow(limit)
+        self._feed.start()
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor, over memory that fills later: use it after ready()."""
@@ -142,23 +140,27 @@ class Delivery:
         self._memories.pop(range_index, None)
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Until all bytes are on the device and every tensor is ready; then complete the cache."""
+        """Until all bytes are on the device and every tensor is ready; then complete the cache.
+
+        Raises what ready() does; TimeoutError also where only the cache is not complete.
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         self.ready(tuple(self.plan.placements), timeout_s)
         with self._copy_errors_end_it():
             for event in self._arrivals.events():
                 event.wait()
         with self._ending:
-            if self._is_complete:
-                return
-            self._end_s = time.monotonic()
-            if self._write_through is not None:
-                self._write_through.finish()
-            self._is_complete = True
+            if not self._is_delivered:
+                self._end_s = time.monotonic()
+                self._is_delivered = True
+        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+        self._feed.complete(left_s)
 
     def cancel(self) -> None:
         """From any thread, at once: what waits raises LoadCancelledError, reading stops.
 
-        Without effect on what is complete, or has failed.
+        Once all bytes are on the device it only ends the completion of the cache; it has no
+        effect on what has failed.
         """
         self._stop(LoadCancelledError(f"{self._location}: the load was cancelled"))
 
@@ -174,31 +176,27 @@ class Delivery:
         with contextlib.ExitStack() as ending:  # runs upwards, and every line of it
             ending.callback(self._memories.clear)
             ending.callback(self._owned.clear)
-            if self._staged is not None:
-                ending.callback(self._staged.join)
-            if self._write_through is not None:
-                ending.callback(self._write_through.abandon)
-            ending.callback(self._fetch.join)
+            ending.callback(self._feed.close)
 
     def report(self, floors: Mapping[str, float] | None) -> LoadReport:
         """After wait(). *floors*: bytes per second by tier."""
-        counts = self._fetch.counts()
+        counts = self._feed.counts()
         first = next((p for p in self.plan.placements.values() if p.parts), None)
         first_s = self._arrivals.at_s(first.parts) if first is not None else None
         begin_s = counts.first_start_s if counts.first_start_s is not None else self._end_s
         read_s = (counts.last_end_s or self._end_s) - begin_s
-        error = self._write_through.error if self._write_through is not None else None
+        error = self._feed.cache_error
         return LoadReport(
             nbytes=counts.nbytes,
             seconds=self._end_s - self._start_s,
             first_tensor_s=first_s - self._start_s if first_s is not None else None,
             tiers={
-                self._tier: tier_report(self._tier, counts.nbytes, read_s, floors),
+                self._feed.tier: tier_report(self._feed.tier, counts.nbytes, read_s, floors),
                 "device": tier_report("device", counts.nbytes, self._end_s - begin_s, floors),
             },
             retries=counts.retries,
             hedges=counts.hedges,
-            peak_staging_bytes=self._ring.peak_bytes if self._ring is not None else 0,
+            peak_staging_bytes=self._feed.peak_staging_bytes,
             cache_error=str(error) if error is not None else None,
         )
 
@@ -208,46 +206,6 @@ class Delivery:
                 nbytes = self.plan.ranges[part.range].nbytes
                 self._memories[part.range] = self._device.allocate(nbytes)
         self._allowed = max(self._allowed, limit)
-
-    def _fetch_from(
-        self, sources: Mapping[str, ByteSource], options: TransferOptions
-    ) -> Fetch | HostCopies:
-        held = in_host_memory(sources)
-        if held and self._write_through is None and not self._is_host_reachable():
-            return HostCopies(
-                self.plan.parts,
-                held,
-                self._device,
-                self._memories.__getitem__,
-                self._arrivals,
-                on_error=self._fail,
-            )
-        return Fetch(
-            self.plan.parts,
-            sources,
-            self._landing(options),
-            on_error=self._fail,
-            readers=options.readers,
-            retry=options.retry,
-            hedge=options.hedge,
-        )
-
-    def _landing(self, options: TransferOptions) -> DirectLanding | StagedLanding:
-        # Bytes that a cache still writes must not change, and a tensor's owner may change it: with
-        # a cache, parts go through the ring everywhere.
-        if self._write_through is None and self._is_host_reachable():
-            return DirectLanding(self._memories.__getitem__, self._arrivals)
-        slab_bytes = max((part.nbytes for part in self.plan.parts), default=1)
-        self._ring = Ring(self._device, slab_bytes, options.staging_bytes)
-        self._staged = StagedLanding(
-            self._ring,
-            self._device,
-            self._memories.__getitem__,
-            self._arrivals,
-            self._write_through,
-            self._fail,
-        )
-        return self._staged
 
     def _is_host_reachable(self) -> bool:
         return all(memory.host(0, 1) is not None for memory in self._memories.values())
@@ -270,7 +228,7 @@ class Delivery:
         self._stop(failure)
 
     def _stop(self, error: LoadFailedError) -> None:
-        # Once complete, a gate that is just being opened must find its tensors, not an error.
-        if not self._is_complete:
+        # Once they are there, a gate that is just being opened must find its tensors, not an error.
+        if not self._is_delivered:
             self._arrivals.fail(error)
-        self._fetch.stop()
+        self._feed.stop()

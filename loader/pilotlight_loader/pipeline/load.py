@@ -13,16 +13,15 @@ from torch import nn
 
 from pilotlight_loader.attach import AttachPlan
 from pilotlight_loader.devices.device import Device
-from pilotlight_loader.devices.resolve import resolve_device
 from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.module_tensors import module_tensors
+from pilotlight_loader.pipeline.delivering import delivering
 from pilotlight_loader.pipeline.delivery import Delivery
 from pilotlight_loader.pipeline.gates import Gates
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
 from pilotlight_loader.pipeline.renamed import Rename, RenamedCheckpoint
 from pilotlight_loader.pipeline.report import LoadReport
-from pilotlight_loader.pipeline.transfer_plan import transfer_of
 from pilotlight_loader.pipeline.write_through import Cache
 
 
@@ -74,8 +73,9 @@ class Loading:
     def wait(self, timeout_s: float | None = None) -> LoadReport:
         """Until every tensor is on the device, the threads are gone and the cache is complete.
 
-        Raises TimeoutError after *timeout_s*, and the load goes on. Raises LoadFailedError with
-        its cause, or LoadCancelledError, and the module is weightless again.
+        Raises TimeoutError after *timeout_s*, and the load goes on: another process that fetches
+        the same, and the disk, are within it. Raises LoadFailedError with its cause, or
+        LoadCancelledError, and the module is weightless again.
         """
         if self._report is not None:
             return self._report
@@ -91,7 +91,8 @@ class Loading:
     def cancel(self) -> None:
         """From any thread, at once: forwards that reach a gate raise LoadCancelledError.
 
-        The module is weightless again when wait() has raised or the context was left.
+        The module is weightless again when wait() has raised or the context was left. When every
+        tensor is there, only the completion of the cache is given up.
         """
         self._delivery.cancel()
 
@@ -162,24 +163,11 @@ def begin_load(
     renamed = RenamedCheckpoint(checkpoint, into, rename)
     attach = AttachPlan.compile(into, renamed)
     names = _in_order(renamed, into, order)
-    options = options or TransferOptions()
-    plan, sources = transfer_of(renamed, names, options)
     with ExitStack() as stack:  # everything made here is undone where a later line fails
-        if isinstance(device, str | torch.device):
-            device = resolve_device(device)
-            stack.callback(device.close)
-        tier = None if cache is None else stack.enter_context(cache.tier(sources))
         delivery = stack.enter_context(
-            Delivery(
-                plan,
-                sources if tier is None else tier.sources,
-                device,
-                location=renamed.location,
-                options=options,
-                tier=tier,
-            )
+            delivering(renamed, names, device, cache=cache, options=options or TransferOptions())
         )
-        delivery.allow(len(plan.parts))
+        delivery.allow(len(delivery.plan.parts))
         attach.attach(_Arriving(renamed, delivery))
         gates = Gates(attach.owned(), delivery.ready)
         return Loading(attach, delivery, gates, stack.pop_all(), floors)

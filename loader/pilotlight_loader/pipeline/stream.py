@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
 
 import torch
 
 from pilotlight_loader.devices.device import Device
-from pilotlight_loader.devices.resolve import resolve_device
-from pilotlight_loader.pipeline.delivery import Delivery
+from pilotlight_loader.pipeline.delivering import delivering
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
-from pilotlight_loader.pipeline.transfer_plan import transfer_of
 from pilotlight_loader.pipeline.write_through import Cache
 
 # How far reading runs ahead of a consumer that takes its time: what it has not taken is in memory.
@@ -61,24 +58,10 @@ def _stream(
     ahead_bytes: int,
     options: TransferOptions,
 ) -> Generator[tuple[str, torch.Tensor], None, None]:
-    plan, sources = transfer_of(checkpoint, names, options)
-    ahead = max(1, ahead_bytes // max((part.nbytes for part in plan.parts), default=1))
-    left = Counter(placement.range for placement in plan.placements.values() if placement.parts)
-    with ExitStack() as stack:
-        if isinstance(device, str | torch.device):
-            device = resolve_device(device)
-            stack.callback(device.close)
-        tier = None if cache is None else stack.enter_context(cache.tier(sources))
-        delivery = stack.enter_context(
-            Delivery(
-                plan,
-                sources if tier is None else tier.sources,
-                device,
-                location=checkpoint.location,
-                options=options,
-                tier=tier,
-            )
-        )
+    with delivering(checkpoint, names, device, cache=cache, options=options) as delivery:
+        plan = delivery.plan
+        ahead = max(1, ahead_bytes // max((part.nbytes for part in plan.parts), default=1))
+        left = Counter(placement.range for placement in plan.placements.values() if placement.parts)
         for name, placement in plan.placements.items():
             delivery.allow(max(placement.parts, default=0) + 1 + ahead)
             tensor = delivery.tensor(name)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from pilotlight_loader.sources.source import ByteSource
+from pilotlight_loader.errors import LoadCancelledError, LoaderError
+from pilotlight_loader.sources.source import ByteSource, Reader
 from pilotlight_loader.transfer.parts import Part
+from pilotlight_loader.transfer.policies import NoRetry, RetryDelays
 
 # A header has 100 MB at most. Whoever left out more than that did not want the whole object.
 FILL_BYTES = 128 * 1024 * 1024
 WRITE_S = 60.0  # for one such part to be on its way to the disk
 FLUSH_S = 600.0  # for the ring's 512 MiB to be so, at 1 MB/s
+_CANCEL_POLL_S = 0.05
 
 
 class CacheEntry(Protocol):
@@ -51,13 +56,31 @@ class Tier(Protocol):
 class Cache(Protocol):
     """What `load` needs of the disk tier; pilotlight_loader.Cache is one."""
 
-    def tier(self, sources: Mapping[str, ByteSource], /) -> AbstractContextManager[Tier]: ...
+    def tier(
+        self, sources: Mapping[str, ByteSource], /, *, cancel: threading.Event
+    ) -> AbstractContextManager[Tier]:
+        """May take minutes, while another process fetches the same.
+
+        Raises LoadCancelledError soon after *cancel* was set.
+        """
 
 
 class WriteThrough:
     """The entries of one transfer. A cache that fails is dropped, the load goes on."""
 
-    def __init__(self, tier: Tier, sources: Mapping[str, ByteSource]) -> None:
+    finish_s = FLUSH_S + WRITE_S  # by then finish() has given up what it waits for
+
+    def __init__(
+        self,
+        tier: Tier,
+        sources: Mapping[str, ByteSource],
+        *,
+        retry: RetryDelays | None = None,
+    ) -> None:
+        """*retry* is for the reads of finish()."""
+        self._retry = retry or NoRetry()
+        self._cancelled = threading.Event()
+        self._reader: Reader | None = None  # of finish(), while it reads
         self._lock = threading.Lock()
         self._sources = sources
         self._pending: set[Future[None]] = set()
@@ -95,19 +118,27 @@ class WriteThrough:
         future.add_done_callback(lambda done: self._written(part.file, done, release))
 
     def finish(self) -> None:
-        """All parts have arrived: bring the little that lacks, publish what is complete."""
+        """All parts have arrived: bring the little that lacks, publish what is complete.
+
+        Ends soon after cancel(), from any thread.
+        """
         with self._lock:
             pending = set(self._pending)
-        unwritten = wait(pending, timeout=FLUSH_S).not_done
+        deadline_s = time.monotonic() + FLUSH_S
+        # A future cannot be waited for together with an event.
+        while pending and not self._cancelled.is_set() and time.monotonic() < deadline_s:
+            pending = wait(pending, timeout=_CANCEL_POLL_S).not_done
         with self._lock:
             entries = dict(self._entries)
         for file, entry in entries.items():
             try:
                 if self.error is not None:
                     raise self.error
-                if unwritten:
-                    raise TimeoutError(f"{len(unwritten)} writes took over {FLUSH_S:g} s")
+                self._check_cancelled()
+                if pending:
+                    raise TimeoutError(f"{len(pending)} writes took over {FLUSH_S:g} s")
                 if self._fill(entry, self._sources[file]):
+                    self._check_cancelled()
                     entry.publish()
                 else:
                     entry.abandon()
@@ -115,6 +146,14 @@ class WriteThrough:
                 self._drop(file, error)
         with self._lock:
             self._entries.clear()
+
+    def cancel(self) -> None:
+        """From any thread, at once: finish() gives up what it has not published."""
+        self._cancelled.set()
+        with self._lock:
+            reader = self._reader
+        if reader is not None:
+            reader.abort()
 
     def abandon(self) -> None:
         """The transfer ended early. Idempotent."""
@@ -129,12 +168,36 @@ class WriteThrough:
         if sum(end - start for start, end in spans) > FILL_BYTES:
             return False
         with contextlib.closing(source.reader()) as reader:
-            for begin, upto in spans:
-                for start in range(begin, upto, source.part_bytes):
-                    view = memoryview(bytearray(min(source.part_bytes, upto - start)))
-                    reader.read_into(start, view)
-                    entry.write(start, view).result(WRITE_S)
+            with self._lock:
+                self._reader = reader
+            try:
+                for begin, upto in spans:
+                    for start in range(begin, upto, source.part_bytes):
+                        view = memoryview(bytearray(min(source.part_bytes, upto - start)))
+                        self._read(reader, start, view)
+                        entry.write(start, view).result(WRITE_S)
+            finally:
+                with self._lock:
+                    self._reader = None
         return not entry.missing()
+
+    def _read(self, reader: Reader, start: int, into: memoryview) -> None:
+        """Again where that may help, as the parts of the transfer are."""
+        attempt = 0
+        while True:
+            self._check_cancelled()
+            attempt += 1
+            try:
+                return reader.read_into(start, into)
+            except LoaderError as error:
+                delay_s = self._retry.delay_s(attempt, error, random.random)
+                if delay_s is None:
+                    raise
+            self._cancelled.wait(delay_s)
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise LoadCancelledError("the load was left before its cache was complete")
 
     def _written(self, file: str, done: Future[None], release: Callable[[], None]) -> None:
         with self._lock:

@@ -8,15 +8,23 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 import pytest
+import torch
 from support.file_source import FileReader
 from support.waiting import until
 
 from pilotlight_loader.devices.cpu import CpuDevice
 from pilotlight_loader.devices.simulated import SimulatedDevice
-from pilotlight_loader.errors import AccessDeniedError, CacheFullError, LoadFailedError
+from pilotlight_loader.errors import (
+    AccessDeniedError,
+    CacheFullError,
+    LoadFailedError,
+    TransientReadError,
+)
 from pilotlight_loader.pipeline import write_through
+from pilotlight_loader.pipeline.delivering import delivering
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.stream import stream
+from pilotlight_loader.sources.retry import RetryPolicy
 
 SMALL = TransferOptions(staging_bytes=1024, range_bytes=2048, hedge=None)
 
@@ -69,7 +77,7 @@ class Cache:
         self.sources = {}
 
     @contextmanager
-    def tier(self, sources):
+    def tier(self, sources, *, cancel):
         self.sources = sources
         yield self
 
@@ -197,3 +205,57 @@ def test_a_stream_closed_early_waits_for_the_cache_to_let_go(opened, entry):
 
     assert entry.ends == ["abandoned"]
     assert device.staged_bytes == 0
+
+
+@pytest.fixture
+def delivered(opened, entry):
+    """A load whose bytes are all on the device, and whose cache is not complete."""
+    entry.is_late = True
+    checkpoint, _ = opened()
+    names = list(checkpoint.tensors)
+    options = TransferOptions(hedge=None)  # the ring has room for all of it
+    with delivering(
+        checkpoint, names, CpuDevice(), cache=Cache(entry), options=options
+    ) as delivery:
+        delivery.allow(len(delivery.plan.parts))
+        delivery.ready(names, timeout_s=20)
+        yield delivery
+
+
+def test_wait_has_its_time_while_the_cache_is_completed(delivered, entry):
+    with pytest.raises(TimeoutError, match="disk tier"):
+        delivered.wait(timeout_s=0.05)
+    entry.write_out()
+    entry.is_late = False
+    delivered.wait(timeout_s=20)
+
+    assert entry.ends == ["published"]
+
+
+def test_cancel_ends_the_completion_of_the_cache_not_the_load(delivered, entry, weights):
+    with pytest.raises(TimeoutError):
+        delivered.wait(timeout_s=0.05)
+    delivered.cancel()
+    delivered.wait(timeout_s=20)
+
+    assert entry.ends == ["abandoned"]
+    assert "left before its cache" in delivered.report(None).cache_error
+    assert torch.equal(delivered.tensor("t3"), weights["t3"])
+
+
+def test_what_lacks_is_read_again_as_parts_are(opened, file, entry):
+    failures = iter([TransientReadError("test", "busy")])
+
+    def busy_once(_reader: FileReader, start: int, into: memoryview) -> None:
+        if start == 0:  # the header, which no tensor needs
+            for failure in failures:
+                raise failure
+
+    checkpoint, _ = opened(before_read=busy_once)
+    retry = RetryPolicy(first_s=0.0, max_s=0.0)
+    options = TransferOptions(staging_bytes=1024, hedge=None, retry=retry)
+
+    list(stream(checkpoint, cache=Cache(entry), options=options))
+
+    assert entry.bytes == file.read_bytes()
+    assert entry.ends == ["published"]
