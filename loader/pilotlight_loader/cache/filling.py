@@ -88,6 +88,12 @@ class Filling:
     ) -> None:
         self.abandon()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it neither failed nor ended."""
+        with self._changed:
+            return self.error is None and not self._ended
+
     def missing(self) -> list[ByteRange]:
         """What has yet to be written, in order; what write() took is not in it."""
         with self._changed:

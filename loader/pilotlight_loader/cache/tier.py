@@ -102,11 +102,20 @@ class FillingEntry:
     def __init__(self, filling: Filling) -> None:
         self._filling = filling
 
-    def write(self, start: int, view: memoryview) -> Future[None]:
-        """Take the bytes at *start*; *view* may be used again when the future is done."""
+    @property
+    def nbytes(self) -> int:
+        return self._filling.identity.nbytes
+
+    def write(self, start: int, view: memoryview) -> Future[None] | None:
+        """Take the bytes at *start*; *view* may be used again when the future is done.
+
+        Never blocks: None where so many bytes are on their way that no more are taken now.
+        """
         written: Future[None] = Future()
-        if self._filling.write(start, view, partial(written.set_result, None)):
+        if self._filling.write(start, view, partial(written.set_result, None), wait=False):
             return written
+        if self._filling.is_open:
+            return None
         refused: Future[None] = Future()
         ended = CacheError(f"{self._filling.identity.location}: the fill has ended")
         refused.set_exception(self._filling.error or ended)

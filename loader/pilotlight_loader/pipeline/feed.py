@@ -55,6 +55,7 @@ class Feed:
         self._on_error = on_error
         self._lock = threading.Lock()  # of what the opening thread hands over
         self._stopped = threading.Event()
+        self._slab_bytes = max((part.nbytes for part in plan.parts), default=1)
         self.tier = tier_of(sources)
         self._limit = 0
         self._is_started = False
@@ -148,7 +149,13 @@ class Feed:
         try:
             with ExitStack() as held:
                 tier = held.enter_context(self._cache.tier(self._sources, cancel=self._stopped))
-                write_through = WriteThrough(tier, tier.sources, retry=self._options.retry)
+                # At most half of the ring: the device is fed through the other half.
+                write_through = WriteThrough(
+                    tier,
+                    tier.sources,
+                    retry=self._options.retry,
+                    backlog=self._options.staging_bytes // self._slab_bytes // 2,
+                )
                 held.callback(write_through.abandon)
                 with self._lock:
                     if self._stopped.is_set():
@@ -201,8 +208,7 @@ class Feed:
         # a cache, parts go through the ring everywhere.
         if self._write_through is None and self._is_host_reachable:
             return DirectLanding(self._memory_of, self._arrivals)
-        slab_bytes = max((part.nbytes for part in self._plan.parts), default=1)
-        self._ring = Ring(self._device, slab_bytes, self._options.staging_bytes)
+        self._ring = Ring(self._device, self._slab_bytes, self._options.staging_bytes)
         self._staged = StagedLanding(
             self._ring,
             self._device,

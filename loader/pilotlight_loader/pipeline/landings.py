@@ -130,7 +130,8 @@ class StagedLanding:
         shared = write is not None and write.takes(part)
         event = self._device.copy(slab.tensor[: part.nbytes], self._memory_of(part.range), part.at)
         release = self._ring.fly(slab, event, is_shared=shared)
-        # Before the arrival: whoever waits for the last one then publishes what was written.
+        # Before the arrival, and without waiting for a disk: whoever waits for the last one then
+        # publishes what was written.
         if write is not None and shared:
             write.write(part, slab.bytes[: part.nbytes], release)
         self._arrivals.arrived(part.index, event)

@@ -11,14 +11,19 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from pilotlight_loader.errors import LoadCancelledError, LoaderError
+from pilotlight_loader.errors import CacheError, LoadCancelledError, LoaderError
+from pilotlight_loader.pipeline.backlog import Backlog
 from pilotlight_loader.sources.source import ByteSource, Reader
 from pilotlight_loader.transfer.parts import Part
 from pilotlight_loader.transfer.policies import NoRetry, RetryDelays
 
-# A header has 100 MB at most. Whoever left out more than that did not want the whole object.
+# What finish() may read beside the tensors that were asked for: the header, of 100 MB at most, and
+# what the disk was too slow for. Whoever left out more than that, or more than an eighth of the
+# object, did not want the whole of it.
 FILL_BYTES = 128 * 1024 * 1024
-WRITE_S = 60.0  # for one such part to be on its way to the disk
+FILL_SHARE = 1 / 8
+SMALL_BYTES = 1024 * 1024  # of so little, anything may lack
+WRITE_S = 60.0  # for one part to be on its way to the disk
 FLUSH_S = 600.0  # for the ring's 512 MiB to be so, at 1 MB/s
 _CANCEL_POLL_S = 0.05
 
@@ -26,10 +31,15 @@ _CANCEL_POLL_S = 0.05
 class CacheEntry(Protocol):
     """One object on its way into the cache. Thread-safe."""
 
-    def write(self, start: int, view: memoryview) -> Future[None]:
+    @property
+    def nbytes(self) -> int:
+        """Of the whole object."""
+
+    def write(self, start: int, view: memoryview) -> Future[None] | None:
         """Take the bytes at *start*; *view* may be used again when the future is done.
 
-        Never blocks for long. Once abandoned, every future is soon done.
+        Never blocks: None while the disk has enough to do. Once abandoned, every future is soon
+        done.
         """
 
     def missing(self) -> Sequence[tuple[int, int]]:
@@ -76,8 +86,10 @@ class WriteThrough:
         sources: Mapping[str, ByteSource],
         *,
         retry: RetryDelays | None = None,
+        backlog: int = 1,
     ) -> None:
-        """*retry* is for the reads of finish()."""
+        """*retry* is for the reads of finish(), *backlog* the staging buffers it may hold."""
+        self._backlog = Backlog(backlog)
         self._retry = retry or NoRetry()
         self._cancelled = threading.Event()
         self._reader: Reader | None = None  # of finish(), while it reads
@@ -96,25 +108,31 @@ class WriteThrough:
                 self._entries[file] = entry
 
     def takes(self, part: Part) -> bool:
-        """Whether write() is to be called for *part*."""
+        """Whether write() is to be called for *part*: wanted, and not more than the disk keeps."""
         with self._lock:
-            return part.file in self._entries
+            return part.file in self._entries and self._backlog.take(part)
 
     def write(self, part: Part, view: memoryview, release: Callable[[], None]) -> None:
-        """Offer the part; *release* is called once, when *view* may be used again."""
+        """After takes(), never blocking; *release* is called once *view* may be used again."""
         with self._lock:
             entry = self._entries.get(part.file)
         if entry is None:
-            release()
+            self._let_go(release)
             return
         try:
             future = entry.write(part.start, view)
         except Exception as error:  # as above
             self._drop(part.file, error)
-            release()
+            self._let_go(release)
             return
         with self._lock:
-            self._pending.add(future)
+            if future is None:
+                self._backlog.leave_out(part)
+            else:
+                self._pending.add(future)
+        if future is None:
+            release()
+            return
         future.add_done_callback(lambda done: self._written(part.file, done, release))
 
     def finish(self) -> None:
@@ -124,10 +142,13 @@ class WriteThrough:
         """
         with self._lock:
             pending = set(self._pending)
-        deadline_s = time.monotonic() + FLUSH_S
+        end_s = time.monotonic() + FLUSH_S
+        stall_s = time.monotonic() + WRITE_S
         # A future cannot be waited for together with an event.
-        while pending and not self._cancelled.is_set() and time.monotonic() < deadline_s:
-            pending = wait(pending, timeout=_CANCEL_POLL_S).not_done
+        while pending and not self._cancelled.is_set() and time.monotonic() < min(end_s, stall_s):
+            left = wait(pending, timeout=_CANCEL_POLL_S).not_done
+            if len(left) < len(pending):
+                pending, stall_s = left, time.monotonic() + WRITE_S
         with self._lock:
             entries = dict(self._entries)
         for file, entry in entries.items():
@@ -136,10 +157,12 @@ class WriteThrough:
                     raise self.error
                 self._check_cancelled()
                 if pending:
-                    raise TimeoutError(f"{len(pending)} writes took over {FLUSH_S:g} s")
+                    raise TimeoutError(f"the disk did not end its last {len(pending)} writes")
                 if self._fill(entry, self._sources[file]):
                     self._check_cancelled()
                     entry.publish()
+                elif self._backlog.is_short_of(file):
+                    raise self._too_slow(entry)
                 else:
                     entry.abandon()
             except Exception as error:  # as above, or the source's
@@ -163,9 +186,9 @@ class WriteThrough:
             self._drop(file, None)
 
     def _fill(self, entry: CacheEntry, source: ByteSource) -> bool:
-        """Read what no tensor needed: the header, pads. False where that is more than a little."""
+        """Read what lacks: the header, pads. False where that is more than a little."""
         spans = entry.missing()
-        if sum(end - start for start, end in spans) > FILL_BYTES:
+        if _total(spans) > min(FILL_BYTES, max(SMALL_BYTES, int(entry.nbytes * FILL_SHARE))):
             return False
         with contextlib.closing(source.reader()) as reader:
             with self._lock:
@@ -175,7 +198,7 @@ class WriteThrough:
                     for start in range(begin, upto, source.part_bytes):
                         view = memoryview(bytearray(min(source.part_bytes, upto - start)))
                         self._read(reader, start, view)
-                        entry.write(start, view).result(WRITE_S)
+                        self._write_now(entry, start, view)
             finally:
                 with self._lock:
                     self._reader = None
@@ -195,6 +218,22 @@ class WriteThrough:
                     raise
             self._cancelled.wait(delay_s)
 
+    def _write_now(self, entry: CacheEntry, start: int, view: memoryview) -> None:
+        deadline_s = time.monotonic() + WRITE_S
+        while (written := entry.write(start, view)) is None:
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError(f"the disk took nothing for {WRITE_S:g} s")
+            self._check_cancelled()
+            self._cancelled.wait(_CANCEL_POLL_S)
+        written.result(WRITE_S)
+
+    def _too_slow(self, entry: CacheEntry) -> CacheError:
+        return CacheError(
+            f"the disk was slower than the link: it lacks {_total(entry.missing())} of "
+            f"{entry.nbytes} bytes, which the next load brings; pull the model first, or give the "
+            "cache a faster disk"
+        )
+
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise LoadCancelledError("the load was left before its cache was complete")
@@ -202,10 +241,15 @@ class WriteThrough:
     def _written(self, file: str, done: Future[None], release: Callable[[], None]) -> None:
         with self._lock:
             self._pending.discard(done)
-        release()
+        self._let_go(release)
         error = None if done.cancelled() else done.exception()
         if error is not None:
             self._drop(file, error)
+
+    def _let_go(self, release: Callable[[], None]) -> None:
+        with self._lock:
+            self._backlog.done()
+        release()
 
     def _drop(self, file: str, error: BaseException | None) -> None:
         with self._lock:
@@ -214,3 +258,7 @@ class WriteThrough:
         if entry is not None:
             with contextlib.suppress(Exception):  # it has failed already
                 entry.abandon()
+
+
+def _total(spans: Sequence[tuple[int, int]]) -> int:
+    return sum(end - start for start, end in spans)

@@ -41,6 +41,10 @@ class Entry:
         self.ends: list[str] = []
         self.lock = threading.Lock()
 
+    @property
+    def nbytes(self) -> int:
+        return len(self.bytes)
+
     def write(self, start: int, view: memoryview) -> Future[None]:
         future: Future[None] = Future()
         if self.fails:
@@ -125,22 +129,51 @@ def test_cache_gets_the_bytes_as_they_were_read_whatever_becomes_of_the_tensors(
     assert entry.ends == ["published"]
 
 
-def test_a_slow_cache_holds_readers_back(opened, entry):
+def test_a_slow_cache_holds_nobody_back(opened, weights, entry):
     entry.is_late = True
-    checkpoint, source = opened()
-    consumer = threading.Thread(
-        target=lambda: list(stream(checkpoint, running(), cache=Cache(entry), options=SMALL))
-    )
-    consumer.start()
-    until(lambda: len(entry.waiting) == 4)
-    consumer.join(0.05)
+    checkpoint, _ = opened()
+    names = list(checkpoint.tensors)
 
-    asked = source.bytes_asked
-    while consumer.is_alive():
+    with delivering(checkpoint, names, running(), cache=Cache(entry), options=SMALL) as delivery:
+        delivery.allow(len(delivery.plan.parts))
+        delivery.ready(names, timeout_s=20)  # the disk has not taken one part
+        waiting = len(entry.waiting)
+        found = {name: delivery.tensor(name).clone() for name in names}
+
+    assert 1 <= waiting <= 2  # half of the ring's four buffers
+    assert all(torch.equal(found[name], weights[name]) for name in names)
+
+
+def test_a_cache_that_lags_behind_keeps_what_it_took_for_the_next_load(opened, entry, monkeypatch):
+    monkeypatch.setattr(write_through, "FILL_BYTES", 1024)
+    entry.is_late = True
+    checkpoint, _ = opened()
+    names = list(checkpoint.tensors)
+
+    with delivering(checkpoint, names, running(), cache=Cache(entry), options=SMALL) as delivery:
+        delivery.allow(len(delivery.plan.parts))
+        delivery.ready(names, timeout_s=20)
         entry.write_out()
-        consumer.join(0.001)
+        delivery.wait(timeout_s=20)
+        error = delivery.report(None).cache_error
 
-    assert asked <= 1024
+    assert entry.ends == ["abandoned"]
+    assert "slower than the link" in error
+
+
+def test_a_cache_that_lags_behind_a_little_is_brought_the_rest(opened, file, entry):
+    entry.is_late = True
+    checkpoint, _ = opened()
+    names = list(checkpoint.tensors)
+
+    with delivering(checkpoint, names, running(), cache=Cache(entry), options=SMALL) as delivery:
+        delivery.allow(len(delivery.plan.parts))
+        delivery.ready(names, timeout_s=20)
+        entry.is_late = False
+        entry.write_out()
+        delivery.wait(timeout_s=20)
+
+    assert entry.bytes == file.read_bytes()
     assert entry.ends == ["published"]
 
 
