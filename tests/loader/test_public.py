@@ -141,6 +141,15 @@ def test_load_of_a_changed_object_mixes_nothing(server, skeleton):
     assert all(parameter.is_meta for parameter in skeleton.parameters())
 
 
+def test_load_of_a_changed_object_leaves_no_part_of_it(server, skeleton, tmp_path):
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        server.put("/m/model.safetensors", b"other", etag='"two"')
+        with pytest.raises(LoadFailedError, match="changed"):
+            load(checkpoint, into=skeleton, cache=Cache(tmp_path / "cache"))
+
+    assert list((tmp_path / "cache" / "fills").iterdir()) == []
+
+
 def test_begin_load_lets_the_module_run_while_it_arrives(server, model, skeleton):
     x = torch.ones(2, 64)
     with open_checkpoint(f"{server.url}/m") as checkpoint, begin_load(checkpoint, skeleton):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pilotlight_loader.cache.directory import CacheDirectory
+from pilotlight_loader.cache.identity import ObjectIdentity
 from pilotlight_loader.cache.inventory import (
     StoredBlob,
     StoredPart,
@@ -60,6 +61,14 @@ def make_room(
         f"{capacity_bytes} are free and {leased} are leased or being filled: give the cache more "
         "room, or end what uses it"
     )
+
+
+def drop_other_versions(directory: CacheDirectory, identity: ObjectIdentity) -> None:
+    """Parts of what *identity*'s object was before: nobody can bring the rest. Raises OSError."""
+    for part in take_parts(directory):
+        found = part.identity
+        if found is not None and found.location == identity.location and found != identity:
+            _remove_part(directory, part.key)  # unless somebody is still at it
 
 
 def prune(

@@ -11,7 +11,7 @@ from io import FileIO
 
 from pilotlight_loader.cache.checking import Progress, damaged_chunks
 from pilotlight_loader.cache.directory import CacheDirectory
-from pilotlight_loader.cache.eviction import make_room
+from pilotlight_loader.cache.eviction import drop_other_versions, make_room
 from pilotlight_loader.cache.identity import ObjectIdentity
 from pilotlight_loader.cache.journal import Journal, JournalContent, read_journal
 from pilotlight_loader.cache.space import allocated_bytes, reserve
@@ -34,6 +34,7 @@ def open_part(
         path.chmod(0o600)  # its leader may have been killed on the point of publishing it
     try:
         with directory.lock():
+            drop_other_versions(directory, identity)
             make_room(
                 directory,
                 needed_bytes=identity.nbytes - (path.stat().st_size if path.exists() else 0),

@@ -129,6 +129,6 @@ class FillingEntry:
         """Make the object visible. Raises CacheError, DiskFullError."""
         self._filling.publish().close()
 
-    def abandon(self) -> None:
-        """Idempotent."""
-        self._filling.abandon()
+    def abandon(self, *, keep: bool = True) -> None:
+        """Idempotent. What is there stays for the next leader if *keep*."""
+        self._filling.abandon(keep=keep)

@@ -225,6 +225,7 @@ class Delivery:
     def _fail(self, error: BaseException) -> None:
         failure = LoadFailedError(f"{self._location}: {error}")
         failure.__cause__ = error
+        self._feed.failed(error)
         self._stop(failure)
 
     def _stop(self, error: LoadFailedError) -> None:

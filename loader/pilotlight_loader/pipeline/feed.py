@@ -117,6 +117,13 @@ class Feed:
         if write_through is not None:
             write_through.cancel()
 
+    def failed(self, error: BaseException) -> None:
+        """Before stop(): *error* is why."""
+        with self._lock:
+            write_through = self._write_through
+        if write_through is not None:
+            write_through.failed(error)
+
     def complete(self, timeout_s: float | None) -> None:
         """All bytes have arrived: let the disk tier have the rest. Raises TimeoutError, goes on."""
         if self._write_through is None:

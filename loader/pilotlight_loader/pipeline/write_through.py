@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from pilotlight_loader.errors import CacheError, LoadCancelledError, LoaderError
+from pilotlight_loader.errors import CacheError, LoadCancelledError, LoaderError, ObjectChangedError
 from pilotlight_loader.pipeline.backlog import Backlog
 from pilotlight_loader.sources.source import ByteSource, Reader
 from pilotlight_loader.transfer.parts import Part
@@ -48,8 +48,8 @@ class CacheEntry(Protocol):
     def publish(self) -> None:
         """All bytes are there: make the object visible, atomically."""
 
-    def abandon(self) -> None:
-        """Nothing more comes; what is there may serve a later attempt. Idempotent."""
+    def abandon(self, *, keep: bool = True) -> None:
+        """Nothing more comes; what is there may serve a later attempt if *keep*. Idempotent."""
 
 
 class Tier(Protocol):
@@ -92,6 +92,7 @@ class WriteThrough:
         self._backlog = Backlog(backlog)
         self._retry = retry or NoRetry()
         self._cancelled = threading.Event()
+        self._stale: set[str] = set()
         self._reader: Reader | None = None  # of finish(), while it reads
         self._lock = threading.Lock()
         self._sources = sources
@@ -178,6 +179,14 @@ class WriteThrough:
         if reader is not None:
             reader.abort()
 
+    def failed(self, error: BaseException) -> None:
+        """The transfer fails by *error*: what is there of a changed object is worth nothing."""
+        if isinstance(error, ObjectChangedError):
+            with self._lock:
+                for file, source in self._sources.items():
+                    if source.location == error.location:
+                        self._stale.add(file)
+
     def abandon(self) -> None:
         """The transfer ended early. Idempotent."""
         with self._lock:
@@ -256,8 +265,9 @@ class WriteThrough:
             self.error = self.error or error
             entry = self._entries.pop(file, None)
         if entry is not None:
+            keep = file not in self._stale and not isinstance(error, ObjectChangedError)
             with contextlib.suppress(Exception):  # it has failed already
-                entry.abandon()
+                entry.abandon(keep=keep)
 
 
 def _total(spans: Sequence[tuple[int, int]]) -> int:

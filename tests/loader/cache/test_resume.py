@@ -68,7 +68,24 @@ def test_resume_counts_no_damaged_chunk(cache, stored, half):
 
 def test_resume_of_another_etag_starts_anew(cache, stored, half):
     assert resumed(cache, replace(stored.identity, etag="v2")) == []
-    assert resumed(cache, stored.identity) == [FIRST]
+
+
+def test_part_of_another_version_goes_when_the_present_one_is_known(cache, stored, half):
+    with begin(cache, replace(stored.identity, etag="v2")):
+        left = half.with_suffix(".part").exists(), half.with_suffix(".journal").exists()
+
+    assert left == (False, False)
+
+
+def test_part_of_another_version_stays_while_somebody_writes_it(cache, stored):
+    part = cache.directory / "fills" / f"{stored.identity.key}.part"
+    with begin(cache, stored.identity), begin(cache, replace(stored.identity, etag="v2")):
+        assert part.exists()
+
+
+def test_part_of_another_object_stays(cache, stored, half):
+    with begin(cache, replace(stored.identity, location="s3://bucket/other")):
+        assert half.with_suffix(".part").exists()
 
 
 def test_resume_without_a_journal_starts_anew(cache, stored, half):

@@ -69,7 +69,7 @@ class Entry:
     def publish(self) -> None:
         self.ends.append("published")
 
-    def abandon(self) -> None:
+    def abandon(self, *, keep: bool = True) -> None:
         self.ends.append("abandoned")
         self.is_late = False
         self.write_out()
