@@ -14,12 +14,12 @@ from pilotlight_loader import kernel_layout
 from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import AttachMismatchError
 from pilotlight_loader.header import TensorInfo
+from pilotlight_loader.held_tensors import can_be_replaced, replaced, tensors_in
 from pilotlight_loader.module_tensors import ModuleTensor, module_tensors
 from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.packed_linear import PackedLinear
 
 _PARAMETERS, _BUFFERS, _MODULES = "_parameters", "_buffers", "_modules"  # torch's registries
-_MAX_NESTING = 4  # of containers that are searched for tensors
 
 
 class StoredTensors(Protocol):
@@ -69,15 +69,30 @@ class _Slot:
     weightless: torch.Tensor  # what stood there, and comes back with detach()
 
 
+@dataclass(frozen=True, slots=True)
+class _Container:
+    """A plain attribute that holds tensors of the skeleton in a list or the like."""
+
+    owner: nn.Module
+    key: str
+    weightless: Any
+    stored: tuple[str, ...]
+
+
 class AttachPlan:
     """Which tensor goes where in one skeleton. Not thread-safe: it writes into the modules."""
 
     def __init__(
-        self, location: str, infos: Mapping[str, TensorInfo], slots: tuple[_Slot, ...]
+        self,
+        location: str,
+        infos: Mapping[str, TensorInfo],
+        slots: tuple[_Slot, ...],
+        containers: tuple[_Container, ...],
     ) -> None:
         self._location = location
         self._infos = infos
         self._slots = slots
+        self._containers = containers
         self._nbytes = sum(info.nbytes for info in infos.values())
 
     @classmethod
@@ -92,25 +107,33 @@ class AttachPlan:
         stored = {name: name for name in checkpoint.tensors} | dict(checkpoint.ties)
         slots = [_slot(entry, stored[entry.name]) for entry in entries if entry.name in stored]
         owned = {id(slot.weightless): slot for slot in slots}
+        containers: list[_Container] = []
         strays: list[str] = []
         for name, owner, key, value in _plain_attributes(module):
             if isinstance(value, torch.Tensor) and id(value) in owned:
                 # The attribute stands for a buffer or parameter, and must go where that one goes.
                 slot = owned[id(value)]
                 slots.append(_Slot(owner, vars(owner), key, slot.stored, slot.is_parameter, value))
-            elif _holds_meta(value):
+                continue
+            weightless = [tensor for tensor in tensors_in(value) if tensor.is_meta]
+            if weightless and can_be_replaced(value) and all(id(t) in owned for t in weightless):
+                names = tuple(owned[id(tensor)].stored for tensor in weightless)
+                containers.append(_Container(owner, key, value, names))
+            elif weightless:
                 strays.append(f"{name} is neither parameter nor buffer, nothing would fill it")
         problems = [*_name_problems(entries, stored), *_fit_problems(entries, stored, checkpoint)]
         problems += [*_tie_problems(entries, stored), *strays]
         if problems:
             raise AttachMismatchError(checkpoint.location, problems)
-        return cls(checkpoint.location, checkpoint.tensors, tuple(slots))
+        return cls(checkpoint.location, checkpoint.tensors, tuple(slots), tuple(containers))
 
     def owned(self) -> dict[nn.Module, tuple[str, ...]]:
         """The stored names of what each module itself holds; a tied tensor has several holders."""
         found: dict[nn.Module, dict[str, None]] = {}
         for slot in self._slots:
             found.setdefault(slot.owner, {})[slot.stored] = None
+        for container in self._containers:
+            found.setdefault(container.owner, {}).update(dict.fromkeys(container.stored))
         return {owner: tuple(names) for owner, names in found.items()}
 
     def attach(self, weights: Weights) -> AttachReport:
@@ -132,6 +155,11 @@ class AttachPlan:
             for slot in self._slots:
                 source = parameters if slot.is_parameter else tensors
                 slot.place[slot.key] = source[slot.stored]
+            # Not before: a module may look for changes of what its list is made of, as nn.LSTM.
+            attached = {id(slot.weightless): slot.place[slot.key] for slot in self._slots}
+            for container in self._containers:
+                filled = replaced(container.weightless, attached)
+                vars(container.owner)[container.key] = filled
         except BaseException:
             self.detach()
             raise
@@ -141,6 +169,8 @@ class AttachPlan:
         """Put the weightless tensors back. Attaching again is possible at any time."""
         for slot in self._slots:
             slot.place[slot.key] = slot.weightless
+        for container in self._containers:
+            vars(container.owner)[container.key] = container.weightless
 
 
 def _slot(entry: ModuleTensor, stored: str) -> _Slot:
@@ -156,16 +186,6 @@ def _plain_attributes(
         for key, value in vars(owner).items():
             if key not in (_PARAMETERS, _BUFFERS, _MODULES):
                 yield f"{prefix}.{key}".lstrip("."), owner, key, value
-
-
-def _holds_meta(value: object, nesting: int = 0) -> bool:
-    """A tensor without weights, or a plain container with one."""
-    if isinstance(value, torch.Tensor):
-        return value.is_meta
-    if nesting == _MAX_NESTING or not isinstance(value, dict | list | tuple):
-        return False
-    items = value.values() if isinstance(value, dict) else value
-    return any(_holds_meta(item, nesting + 1) for item in items)
 
 
 def _name_problems(entries: list[ModuleTensor], stored: Mapping[str, str]) -> Iterator[str]:

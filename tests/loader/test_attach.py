@@ -144,6 +144,44 @@ def test_attach_shares_one_mapping_among_skeletons(llama):
     assert first.lm_head.weight.data_ptr() == second.lm_head.weight.data_ptr()
 
 
+@pytest.mark.parametrize("build", [nn.LSTM, nn.GRU, nn.RNN])
+def test_attach_fills_the_flat_weights_of_a_recurrent_layer(bake_module, build):
+    torch.manual_seed(0)
+    module, x = build(4, 8).eval(), torch.ones(3, 1, 4)
+    baked = bake_module(module)
+    skeleton = on_meta(lambda: build(4, 8).eval())
+    weightless = skeleton._flat_weights
+    plan = AttachPlan.compile(skeleton, baked)
+
+    for _ in range(2):  # a worker attaches again after each time that it had no requests
+        with baked.map() as mapped, torch.no_grad():
+            plan.attach(mapped)
+            answer = skeleton(x)[0].clone()
+            plan.detach()
+        # Without gradients torch takes another kernel, which rounds otherwise.
+        assert torch.allclose(answer, module(x)[0], atol=1e-6)
+        assert skeleton._flat_weights is weightless
+        assert is_weightless(skeleton)
+
+
+def test_attach_fills_a_container_of_owned_tensors(bake_module):
+    class Listing(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.__dict__["mine"] = {"both": (self.weight, [self.bias]), "scale": 3}
+
+    module = Listing()
+    skeleton = on_meta(Listing)
+    with (baked := bake_module(module)).map() as mapped:
+        plan = AttachPlan.compile(skeleton, baked)
+        plan.attach(mapped)
+
+        assert skeleton.mine["both"][0] is skeleton.weight
+        assert skeleton.mine["both"][1][0] is skeleton.bias
+        assert skeleton.mine["scale"] == 3
+        plan.detach()
+
+
 @pytest.mark.parametrize("hide", [lambda t: t, lambda t: [t], lambda t: {"a": (t,)}])
 def test_compile_refuses_a_tensor_that_nothing_would_fill(bake_module, hide):
     class Hiding(nn.Linear):
