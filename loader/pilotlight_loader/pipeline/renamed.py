@@ -27,11 +27,16 @@ class RenamedCheckpoint:
         self._stored = _renamed(checkpoint, rename)
         self.location: str = checkpoint.location
         self.in_execution_order: bool = checkpoint.in_execution_order
+        twins = _stored_twice(checkpoint, self._stored, module)
         self.tensors: Mapping[str, TensorInfo] = {
             name: replace(checkpoint.tensors[stored], name=name)
             for name, stored in self._stored.items()
+            if name not in twins
         }
-        self.ties: Mapping[str, str] = _ties(checkpoint, self._stored, module, rename)
+        self.ties: Mapping[str, str] = {
+            **_ties(checkpoint, self._stored, module, rename),
+            **twins,
+        }
 
     def file_of(self, name: str) -> str:
         return self._checkpoint.file_of(self._stored[name])
@@ -55,6 +60,26 @@ def _renamed(checkpoint: ReadableCheckpoint, rename: Rename | None) -> dict[str,
     return found
 
 
+def _stored_twice(
+    checkpoint: ReadableCheckpoint, stored: Mapping[str, str], module: nn.Module
+) -> dict[str, str]:
+    """What the module ties and the file has under both names: alias -> the one that counts.
+
+    Such files are common, and transformers and safetensors load them: the weight that is tied to
+    wins, the other is not read. Where shape or dtype differ they cannot be one: AttachPlan says so.
+    """
+    first: dict[int, str] = {}
+    twins: dict[str, str] = {}
+    for entry in module_tensors(module):
+        if entry.name not in stored:
+            continue
+        kept = first.setdefault(id(entry.tensor), entry.name)
+        one, other = checkpoint.tensors[stored[kept]], checkpoint.tensors[stored[entry.name]]
+        if kept != entry.name and (one.dtype, one.shape) == (other.dtype, other.shape):
+            twins[entry.name] = kept
+    return twins
+
+
 def _ties(
     checkpoint: ReadableCheckpoint,
     stored: Mapping[str, str],
@@ -68,7 +93,10 @@ def _ties(
         if new is not None and target in names:
             ties[new] = names[target]
     # A tied weight is simply absent from most files: the module says whose twin it is.
-    holder = {id(e.tensor): e.name for e in module_tensors(module) if e.name in stored}
+    holder: dict[int, str] = {}
+    for entry in module_tensors(module):
+        if entry.name in stored:
+            holder.setdefault(id(entry.tensor), entry.name)
     for entry in module_tensors(module):
         if entry.name not in stored and id(entry.tensor) in holder:
             ties.setdefault(entry.name, holder[id(entry.tensor)])

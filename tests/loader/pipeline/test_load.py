@@ -388,6 +388,45 @@ def test_load_fills_a_tied_weight_that_the_file_leaves_out(tmp_path):
     assert torch.equal(skeleton[1].weight, torch.eye(2))
 
 
+def tied_pair() -> nn.Module:
+    module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    module[1].weight = module[0].weight
+    return module
+
+
+@pytest.mark.parametrize("other", [torch.eye(2), torch.ones(2, 2)], ids=["equal", "stale"])
+def test_load_takes_the_first_of_a_tie_that_the_file_has_twice(tmp_path, other):
+    path = tmp_path / "model.safetensors"
+    save_file({"0.weight": torch.eye(2), "1.weight": other}, path)
+    skeleton = on_meta(tied_pair)
+
+    report = load(opened(path), skeleton)
+
+    assert skeleton[1].weight is skeleton[0].weight
+    assert torch.equal(skeleton[1].weight, torch.eye(2))
+    assert report.nbytes == 16  # the other half is not read
+
+
+def test_load_refuses_halves_of_a_tie_that_cannot_be_one(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"0.weight": torch.eye(2), "1.weight": torch.eye(3)}, path)
+
+    with pytest.raises(AttachMismatchError, match=r"1\.weight is \[3, 3\]"):
+        load(opened(path), on_meta(tied_pair))
+
+
+def test_load_fills_a_recurrent_layer(tmp_path):
+    torch.manual_seed(0)
+    module, x = nn.LSTM(4, 8, num_layers=2), torch.ones(3, 1, 4)
+    path = tmp_path / "model.safetensors"
+    save_file(module.state_dict(), path)
+    skeleton = on_meta(lambda: nn.LSTM(4, 8, num_layers=2))
+
+    load(opened(path), skeleton)
+
+    assert torch.equal(skeleton(x)[0], module(x)[0])
+
+
 def test_load_names_every_mismatch_and_reads_nothing(tmp_path):
     path = file_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3)), tmp_path)
     source = FileSource(path)
