@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.cache_content import begin
 from support.object_server import ObjectServer, close_early
 from torch import nn
 
@@ -27,6 +28,7 @@ from pilotlight_loader import (
 )
 from pilotlight_loader.cache import chunk_writers
 from pilotlight_loader.cache.identity import ObjectIdentity
+from pilotlight_loader.layout import CHUNK_BYTES
 
 
 def network() -> nn.Module:
@@ -52,6 +54,17 @@ def server(model: nn.Module, tmp_path: Path) -> Iterator[ObjectServer]:
 def skeleton() -> nn.Module:
     with torch.device("meta"):
         return network()
+
+
+class Vector(nn.Module):
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(length))
+
+
+def on_meta_vectors(length: int) -> nn.Module:
+    with torch.device("meta"):
+        return nn.Sequential(Vector(length), Vector(length))
 
 
 def weights_asked(server: ObjectServer) -> int:
@@ -256,3 +269,25 @@ def test_cancel_ends_a_load_that_waits_for_another_fetch(followed, skeleton):
         loading.wait()
     assert time.monotonic() - start_s < 10  # not the 10 minutes for which it may follow
     assert all(parameter.is_meta for parameter in skeleton.parameters())
+
+
+def test_load_reports_each_tier_that_gave_bytes(server, skeleton, tmp_path):
+    local = tmp_path / "local.safetensors"
+    big = {"0.weight": torch.ones(CHUNK_BYTES // 4), "1.weight": torch.ones(CHUNK_BYTES // 4)}
+    save_file(big, local)
+    server.put("/m/model.safetensors", local.read_bytes())
+    cache = Cache(tmp_path / "cache")
+    with open_checkpoint(f"{server.url}/m") as checkpoint:
+        source = checkpoint.source(checkpoint.files[0])
+        with begin(cache, ObjectIdentity.of(source)) as filling:  # an attempt that gave up
+            data = memoryview(local.read_bytes())
+            filling.write(0, data[: CHUNK_BYTES + 1000], lambda: None)
+        module = on_meta_vectors(CHUNK_BYTES // 4)
+        floors = {"remote": 1e9, "disk": 2e9}
+        report = load(checkpoint, into=module, cache=cache, floors=floors)
+
+    disk, remote_tier = report.tiers["disk"], report.tiers["remote"]
+    assert disk.nbytes + remote_tier.nbytes == report.nbytes
+    assert 0 < disk.nbytes <= CHUNK_BYTES
+    assert disk.floor_s == disk.nbytes / 2e9
+    assert remote_tier.floor_s == remote_tier.nbytes / 1e9

@@ -13,6 +13,7 @@ class ResumedSource:
     def __init__(self, source: ByteSource, filling: Filling) -> None:
         self._source = source
         self._filling = filling
+        self._ranges = filling.resumed()
 
     @property
     def location(self) -> str:
@@ -29,6 +30,10 @@ class ResumedSource:
     @property
     def part_bytes(self) -> int:
         return self._source.part_bytes
+
+    def is_on_disk(self, start: int, end: int) -> bool:
+        """Whether bytes [start, end) are from the earlier attempt."""
+        return any(known.start <= start and end <= known.end for known in self._ranges)
 
     def reader(self) -> Reader:
         return _ResumedReader(self._source.reader(), self._filling)

@@ -23,6 +23,7 @@ from pilotlight_loader.errors import (
 from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.pipeline.arrivals import Arrivals
 from pilotlight_loader.pipeline.feed import Feed
+from pilotlight_loader.pipeline.meter import Metered
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.own_tensor import OwnTensor
 from pilotlight_loader.pipeline.report import LoadReport, tier_report
@@ -184,14 +185,19 @@ class Delivery:
         first = next((p for p in self.plan.placements.values() if p.parts), None)
         first_s = self._arrivals.at_s(first.parts) if first is not None else None
         begin_s = counts.first_start_s if counts.first_start_s is not None else self._end_s
-        read_s = (counts.last_end_s or self._end_s) - begin_s
+        metered = self._feed.meter.tiers()
+        if not metered:  # copies from host memory, which are no reads; or there was nothing
+            metered = {self._feed.tier: Metered(counts.nbytes, begin_s, self._end_s)}
         error = self._feed.cache_error
         return LoadReport(
             nbytes=counts.nbytes,
             seconds=self._end_s - self._start_s,
             first_tensor_s=first_s - self._start_s if first_s is not None else None,
             tiers={
-                self._feed.tier: tier_report(self._feed.tier, counts.nbytes, read_s, floors),
+                **{
+                    tier: tier_report(tier, of.nbytes, of.last_end_s - of.first_start_s, floors)
+                    for tier, of in metered.items()
+                },
                 "device": tier_report("device", counts.nbytes, self._end_s - begin_s, floors),
             },
             retries=counts.retries,

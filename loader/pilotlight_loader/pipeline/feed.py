@@ -11,6 +11,7 @@ from pilotlight_loader.errors import LoadCancelledError, LoadFailedError
 from pilotlight_loader.pipeline.arrivals import Arrivals
 from pilotlight_loader.pipeline.host_copies import HostCopies, in_host_memory
 from pilotlight_loader.pipeline.landings import DirectLanding, MemoryOf, StagedLanding
+from pilotlight_loader.pipeline.meter import Meter, MeteredSource
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.report import tier_of
 from pilotlight_loader.pipeline.ring import Ring
@@ -57,6 +58,7 @@ class Feed:
         self._stopped = threading.Event()
         self._slab_bytes = max((part.nbytes for part in plan.parts), default=1)
         self.tier = tier_of(sources)
+        self.meter = Meter()
         self._limit = 0
         self._is_started = False
         self._reading: Fetch | HostCopies | None = None
@@ -202,7 +204,7 @@ class Feed:
             )
         return Fetch(
             self._plan.parts,
-            sources,
+            {file: MeteredSource(source, self.meter) for file, source in sources.items()},
             self._landing(),
             on_error=self._on_error,
             readers=self._options.readers,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from pilotlight_loader.sources.host import HostSource
+from pilotlight_loader.sources.local import LocalSource
 from pilotlight_loader.sources.source import ByteSource
 
 
@@ -21,6 +23,11 @@ class TierReport:
     def bytes_per_s(self) -> float:
         return self.nbytes / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def gb_per_s(self) -> float:
+        """10^9 bytes each second."""
+        return self.bytes_per_s / 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
@@ -29,7 +36,7 @@ class LoadReport:
     nbytes: int  # that were read
     seconds: float
     first_tensor_s: float | None  # until the first in order could be used; None: all are empty
-    tiers: Mapping[str, TierReport]  # "remote", "disk" or "host", and "device"
+    tiers: Mapping[str, TierReport]  # those of "remote", "disk", "host" that gave bytes; "device"
     retries: int
     hedges: int
     peak_staging_bytes: int
@@ -52,7 +59,23 @@ def tier_report(
 def tier_of(sources: Mapping[str, ByteSource]) -> str:
     """Where the bytes come from, by the first of *sources*."""
     first = next(iter(sources.values()), None)
-    if isinstance(first, HostSource):
+    return "disk" if first is None else tier_at(first, 0, 0)
+
+
+@runtime_checkable
+class PartlyLocal(Protocol):
+    """A source of which the disk tier has a part."""
+
+    def is_on_disk(self, start: int, end: int) -> bool: ...
+
+
+def tier_at(source: ByteSource, start: int, end: int) -> str:
+    """Over which link bytes [start, end) of *source* come."""
+    if isinstance(source, HostSource):
         return "host"
-    location = "" if first is None else first.location
-    return "remote" if "://" in location and not location.startswith("file://") else "disk"
+    if isinstance(source, LocalSource):  # under the hub's name, too: its cache is here
+        return "disk"
+    if isinstance(source, PartlyLocal) and source.is_on_disk(start, end):
+        return "disk"
+    is_remote = "://" in source.location and not source.location.startswith("file://")
+    return "remote" if is_remote else "disk"
