@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-import weakref
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from pilotlight_loader.arena.pieces import Piece, cut, pieces
 from pilotlight_loader.devices.device import DeviceMemory
-from pilotlight_loader.devices.host_memory import HostMemory, anonymous
+from pilotlight_loader.devices.host_memory import HostMemory, PinnedMap, anonymous_as
 from pilotlight_loader.errors import DeviceError
 
 MEASURED_BYTES = 1024**3  # one copy: 20 ms and more on every link, beside 10 µs to begin it
@@ -92,12 +92,10 @@ class CudaDevice:
     def staging(self, nbytes: int) -> torch.Tensor:
         # Pages of our own, touched by their registration, instead of torch's pinned memory, which
         # rounds up to a power of two; registering is also 5 times faster than cudaHostAlloc.
-        buffer = anonymous(nbytes)
+        buffer = anonymous_as(PinnedMap, nbytes)
         tensor = HostMemory(buffer, nbytes).view(0, nbytes)
-        for piece in self._pinned(pieces(tensor.data_ptr(), nbytes)):
-            # Runs before the buffer is unmapped, which it does not keep alive.
-            undo = weakref.finalize(buffer, _unpin, self._device, piece)
-            undo.atexit = False  # the end of the process does it, after CUDA has gone
+        pinned = self._pinned(pieces(tensor.data_ptr(), nbytes))
+        buffer.unpin = partial(_unpin_all, self._device, pinned)
         return tensor
 
     def register(self, pieces: Sequence[Piece]) -> None:
@@ -123,8 +121,7 @@ class CudaDevice:
         try:
             self._stream.synchronize()
         finally:
-            for piece in registered:
-                _unpin(self._device, piece)
+            _unpin_all(self._device, registered)
 
     def _pinned(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
         """Pin all of *pieces*, or none and raise DeviceError."""
@@ -153,6 +150,11 @@ def _unpin(device: torch.device, piece: Piece) -> None:
     """A code that is not 0 says that it was not pinned: nothing is left to do."""
     with torch.cuda.device(device):
         torch.cuda.cudart().cudaHostUnregister(piece.address)  # type: ignore[no-untyped-call]
+
+
+def _unpin_all(device: torch.device, pieces: Sequence[Piece]) -> None:
+    for piece in pieces:
+        _unpin(device, piece)
 
 
 def measure_h2d_bytes_per_s(index: int | None = None) -> float:
