@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pilotlight_deploy.errors import CliError
 from pilotlight_deploy.exit_codes import ExitCode
+from pilotlight_deploy.store_link import place_of
 from pilotlight_loader.cache.cache import Cache
 from pilotlight_loader.cache.catalog import CacheEntry, Removal, is_under
 from pilotlight_loader.cache.pull import Pulled, PullPhase, pull
@@ -27,6 +28,7 @@ from pilotlight_loader.errors import (
     TransientReadError,
 )
 from pilotlight_loader.sources.retry import RetryPolicy
+from pilotlight_platform.links import Links
 
 # The first that fits: the more specific ones stand first.
 _EXIT_CODES: tuple[tuple[type[LoaderError], ExitCode, str | None], ...] = (
@@ -62,6 +64,7 @@ class PullReport:
     fetched_bytes: int  # the rest was there already
     seconds: float
     digests: dict[str, str]  # by file name
+    floor_s: float | None  # what was fetched, at the place's own rate, where that was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,10 @@ def content(cache: Cache) -> CacheContent:
     return CacheContent(cache.directory, cache.nbytes(), cache.entries())
 
 
-def pull_checkpoint(cache: Cache, location: str, on_bytes: OnBytes) -> PullReport:
-    """Bring a checkpoint's files into *cache*. Raises LoaderErrors."""
+def pull_checkpoint(
+    cache: Cache, location: str, on_bytes: OnBytes, links: Links | None = None
+) -> PullReport:
+    """Bring a checkpoint's files into *cache*; *links* give the floor. Raises LoaderErrors."""
     began_s = time.monotonic()
     with open_checkpoint(location) as checkpoint:
         names = (*checkpoint.files, *checkpoint.side_files)
@@ -119,13 +124,17 @@ def pull_checkpoint(cache: Cache, location: str, on_bytes: OnBytes) -> PullRepor
                 retries=RetryPolicy(),
                 progress=_counted(name, before, total, on_bytes),
             )
+        fetched_bytes = sum(one.fetched_bytes for one in pulled.values())
+        floors = {} if links is None else links.floors(place_of(location, checkpoint))
+    bytes_per_s = floors.get("remote")
     return PullReport(
         location,
         len(pulled),
         total,
-        sum(one.fetched_bytes for one in pulled.values()),
+        fetched_bytes,
         time.monotonic() - began_s,
         {name: one.digest for name, one in pulled.items()},
+        fetched_bytes / bytes_per_s if bytes_per_s else None,
     )
 
 

@@ -10,10 +10,15 @@ import torch
 from safetensors.torch import save
 from typer.testing import CliRunner
 
+from pilotlight_deploy.caching import opened_cache, pull_checkpoint
 from pilotlight_deploy.cli import app
 from pilotlight_deploy.exit_codes import ExitCode
+from pilotlight_deploy.render.cache import pulled
+from pilotlight_deploy.store_link import place_of
+from pilotlight_loader import open_checkpoint
 from pilotlight_loader.cache.cache import Cache
 from pilotlight_loader.cache.identity import ObjectIdentity
+from pilotlight_platform.links import Link, Links, StoreLink
 
 WEIGHTS = save({"a": torch.frombuffer(bytearray(os.urandom(20_000)), dtype=torch.uint8)})
 OTHERS = save(
@@ -214,3 +219,14 @@ def test_cache_that_cannot_be_written_is_an_unfit_machine(invoke, home):
 
     assert result.exit_code == ExitCode.MACHINE_UNFIT
     assert result.stderr.startswith(f"error: {home}/cache: Not a directory")
+
+
+def test_cache_pull_names_the_floor_of_a_place_that_was_measured(home, checkpoint):
+    with opened_cache(home) as cache, open_checkpoint(checkpoint) as opened:
+        place = place_of(str(checkpoint), opened)
+        store = StoreLink(1000.0, 1, "test", 0.0, 1.0)
+        links = Links(1.0, Link(1e9, 1, "test"), Link(1e9, 1, "test"), stores={place: store})
+        report = pull_checkpoint(cache, str(checkpoint), lambda *_: None, links)
+
+    assert report.floor_s == report.fetched_bytes / 1000
+    assert "floor" in str(pulled(report))

@@ -63,9 +63,11 @@ def pull(
     """
     from pilotlight_deploy.caching import opened_cache, pull_checkpoint  # noqa: PLC0415
     from pilotlight_deploy.render.cache import pulled  # noqa: PLC0415
+    from pilotlight_platform.links import read_links  # noqa: PLC0415
 
+    links = read_links(resolve_home(home))
     with opened_cache(resolve_home(home)) as cache, transferring(stderr()) as show:
-        report = pull_checkpoint(cache, location, show)
+        report = pull_checkpoint(cache, location, show, links)
     if as_json:
         return print_json(asdict(report))
     stdout().print(pulled(report))

@@ -39,7 +39,9 @@ def pulled(report: PullReport) -> RenderableType:
     fetched = "all of it was there"
     if report.fetched_bytes:
         speed = rate(report.fetched_bytes, report.seconds)
-        fetched = f"{size(report.fetched_bytes)} fetched in {duration(report.seconds)} ({speed})"
+        floor = "" if report.floor_s is None else f", floor {duration(report.floor_s)}"
+        took = f"{duration(report.seconds)} ({speed}{floor})"
+        fetched = f"{size(report.fetched_bytes)} fetched in {took}"
     files = "1 file" if report.files == 1 else f"{report.files} files"
     return Text(f"{printable(report.location)}: {files}, {size(report.nbytes)}, {fetched}")
 
