@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pilotlight_deploy.bench.load.in_turn import in_turn
 from pilotlight_deploy.bench.load.models import BenchModel
 from pilotlight_deploy.bench.load.peak_memory import peak_memory
 from pilotlight_deploy.bench.load.touched_memory import TouchedMemory
 from pilotlight_deploy.bench.report import Figure, figure
-from pilotlight_loader import CpuDevice, begin_load, load, open_checkpoint
+from pilotlight_loader import CpuDevice, LoadReport, begin_load, load, open_checkpoint
 
 _GOAL = 1.15
 _SPARE_BYTES = 64 << 20
@@ -27,19 +29,22 @@ class Link:
 
 
 class LinkCases:
-    """Each turn measures one link with gates, and without."""
+    """Each turn measures one link with gates, and without; every second turn in reverse."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         # A worker's memory was touched when it started; first touches here are 0.5 to 10 GB/s.
         self._memory: TouchedMemory | None = TouchedMemory(link.model.baked.nbytes + _SPARE_BYTES)
         self._floor_s = link.model.baked.nbytes / link.bytes_per_s
+        self._turns = 0
         self._ratios: dict[str, list[float]] = {}
         self.cases: list[dict[str, Any]] = []
 
     def turn(self) -> None:
-        self._note("gated", self._gated)
-        self._note("ungated", self._ungated)
+        sides = (("gated", self._gated), ("ungated", self._ungated))
+        for kind, measure in in_turn(sides, self._turns):
+            self._note(kind, measure)
+        self._turns += 1
 
     def figures(self) -> list[Figure]:
         name = f"load.remote_ttft_vs_link_{self._link.name}"
@@ -48,10 +53,10 @@ class LinkCases:
             figure(f"{name}_without_gates", self._ratios["ungated"], "x"),
         ]
 
-    def _note(self, kind: str, measure: Any) -> None:
+    def _note(self, kind: str, measure: Callable[[], tuple[float, LoadReport]]) -> None:
         self._link.model.keep_resident()  # on the server's side
         with peak_memory() as peak:
-            seconds = measure()
+            seconds, report = measure()
         self._link.model.detach()
         self._ratios.setdefault(kind, []).append(seconds / self._floor_s)
         self.cases.append(
@@ -61,20 +66,23 @@ class LinkCases:
                 "floor_s": self._floor_s,
                 "nbytes": self._link.model.baked.nbytes,
                 "tier": "remote",
+                "retries": report.retries,
+                "hedges": report.hedges,
                 "peak_rss_bytes": peak(),
             }
         )
 
-    def _gated(self) -> float:
+    def _gated(self) -> tuple[float, LoadReport]:
         """Until the token is chosen; the load is waited for afterwards."""
         model = self._link.model
         began_s = time.perf_counter()
         with (
             open_checkpoint(self._link.address) as checkpoint,
-            begin_load(checkpoint, model.skeleton.module, self._device()),
+            begin_load(checkpoint, model.skeleton.module, self._device()) as loading,
         ):
             model.first_token()
-            return time.perf_counter() - began_s
+            seconds = time.perf_counter() - began_s
+            return seconds, loading.wait()
 
     def _device(self) -> CpuDevice:
         assert self._memory is not None
@@ -85,10 +93,10 @@ class LinkCases:
         """Give the touched memory back: no more turns."""
         self._memory = None
 
-    def _ungated(self) -> float:
+    def _ungated(self) -> tuple[float, LoadReport]:
         model = self._link.model
         began_s = time.perf_counter()
         with open_checkpoint(self._link.address) as checkpoint:
-            load(checkpoint, model.skeleton.module, self._device())
+            report = load(checkpoint, model.skeleton.module, self._device())
         model.first_token()
-        return time.perf_counter() - began_s
+        return time.perf_counter() - began_s, report

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from pilotlight_deploy.bench.load.in_turn import in_turn
 from pilotlight_deploy.bench.load.memcpy import memcpy_seconds
 from pilotlight_deploy.bench.load.models import BenchModel
 from pilotlight_deploy.bench.load.peak_memory import peak_memory
@@ -24,12 +25,13 @@ _SPARE_BYTES = 64 << 20
 
 
 class LocalCases:
-    """Each turn measures every side once, one after the other."""
+    """Each turn measures every side once, one after the other; every second turn backwards."""
 
     def __init__(self, large: BenchModel, small: BenchModel, arena: Arena) -> None:
         self._large = large
         self._small = small
         self._arena = arena
+        self._turns = 0
         self._seconds: dict[str, list[float]] = {}
         self.cases: list[dict[str, Any]] = []
         nbytes = large.path.stat().st_size
@@ -42,11 +44,16 @@ class LocalCases:
 
     def turn(self) -> None:
         self._large.keep_resident()
-        self._note("mapped", self._map, self._large)
-        self._note("safetensors", self._load_file, self._large)
-        self._note("arena", self._fill, self._large)
-        self._note("memcpy", self._copy, self._large)
-        self._note("attach", self._attach, self._small)
+        sides = (
+            ("mapped", self._map, self._large),
+            ("safetensors", self._load_file, self._large),
+            ("arena", self._fill, self._large),
+            ("memcpy", self._copy, self._large),
+            ("attach", self._attach, self._small),
+        )
+        for case, measure, model in in_turn(sides, self._turns):
+            self._note(case, measure, model)
+        self._turns += 1
 
     def figures(self) -> list[Figure]:
         s = self._seconds

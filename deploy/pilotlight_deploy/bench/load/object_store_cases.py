@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from pilotlight_deploy.bench.load.in_turn import in_turn
 from pilotlight_deploy.bench.load.models import BenchModel
 from pilotlight_deploy.bench.load.peak_memory import peak_memory
 from pilotlight_deploy.bench.load.raw_sockets import raw_seconds
@@ -34,7 +36,7 @@ _CREDENTIALS = {
 
 
 class ObjectStoreCases:
-    """Each turn measures every side once."""
+    """Each turn measures every side once; every second turn backwards."""
 
     def __init__(
         self, model: BenchModel, url: str, key: str, runai: subprocess.Popen[str] | None
@@ -45,19 +47,25 @@ class ObjectStoreCases:
         self._runai = runai
         self._memory: TouchedMemory | None = TouchedMemory(model.path.stat().st_size + _SPARE_BYTES)
         self._connections = 0
+        self._turns = 0
         self._seconds: dict[str, list[float]] = {}
         self.cases: list[dict[str, Any]] = []
         os.environ.update(_CREDENTIALS)
-        with self._open():  # a warm worker has boto3 imported, and S3's interface read
-            pass
+        with self._open() as checkpoint:  # a warm worker has boto3 and S3's interface read
+            self._connections = checkpoint.source(checkpoint.files[0]).parallel
 
     def turn(self) -> None:
         self._model.keep_resident()  # on the server's side
-        self._note("s3", self._ours(touched=True))
-        self._note("raw_sockets", self._raw())
-        self._note("s3_fresh", self._ours(touched=False))
+        sides: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+            ("s3", partial(self._ours, touched=True)),
+            ("raw_sockets", self._raw),
+            ("s3_fresh", partial(self._ours, touched=False)),
+        ]
         if self._runai is not None:
-            self._note("runai", self._theirs(self._runai))
+            sides.append(("runai", partial(self._theirs, self._runai)))
+        for case, measure in in_turn(sides, self._turns):
+            self._note(case, measure())
+        self._turns += 1
 
     def figures(self) -> list[Figure]:
         ours = self._seconds["s3"]
@@ -84,7 +92,6 @@ class ObjectStoreCases:
         with peak_memory() as peak:
             began_s = time.perf_counter()
             with self._open() as checkpoint:
-                self._connections = checkpoint.source(checkpoint.files[0]).parallel
                 report = load(checkpoint, self._model.skeleton.module, device)
             seconds = time.perf_counter() - began_s
         self._model.detach()
