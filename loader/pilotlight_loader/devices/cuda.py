@@ -128,8 +128,8 @@ class CudaDevice:
         cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         with contextlib.ExitStack() as undo, torch.cuda.device(self._device):
             for piece in pieces:
-                code = int(cudart.cudaHostRegister(piece.address, piece.nbytes, 0))
-                if code != 0:
+                code = cudart.cudaHostRegister(piece.address, piece.nbytes, 0)
+                if code != cudart.cudaError.success:  # as torch.cuda.check_error has it
                     self._clear_error()
                     raise DeviceError(
                         f"{self._device}: {piece.nbytes} bytes of host memory cannot be pinned "
