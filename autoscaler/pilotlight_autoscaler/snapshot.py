@@ -1,8 +1,9 @@
-"""What the policy sees: one frozen picture of the cluster; times are seconds of one clock."""
+"""What a policy sees: frozen values; times are seconds of one clock that does not go back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pilotlight_autoscaler.config import AutoscalingConfig
@@ -14,6 +15,15 @@ class Phase(StrEnum):
     ATTACHING = "attaching"
     READY = "ready"
     DRAINING = "draining"
+
+
+class Tier(StrEnum):
+    """Where weights are read from, nearest first."""
+
+    HOST = "host"
+    DISK = "disk"
+    PEER = "peer"
+    REMOTE = "remote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,28 @@ class WorkerSnapshot:
     capacity_bytes: int  # weights that may be attached at once
     max_replicas: int
     replicas: tuple[ReplicaSnapshot, ...] = ()
+    load_queue_s: float = 0.0  # until the loads it has begun are done
+
+
+@dataclass(frozen=True, slots=True)
+class StartingWorker:
+    """A worker process that has been asked for and has not registered yet."""
+
+    worker_id: str
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSnapshot:
+    """A machine: which weights are near its workers, and how fast they come.
+
+    A revision that is not in *tiers* is remote; a tier that is not in *bytes_per_s* has not been
+    measured and counts with a modest default.
+    """
+
+    node_id: str
+    tiers: Mapping[str, Tier] = field(default_factory=dict)  # by revision id
+    bytes_per_s: Mapping[Tier, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +82,21 @@ class ModelSnapshot:
     config: AutoscalingConfig
     queued: int = 0  # requests waiting in gateways
     oldest_queued_since_s: float | None = None
-    cold_start_s: float = 1.0  # what one start costs its waiters
+    cold_start_s: float = 1.0  # what one start is thought to take until one has been measured
+    service_s: float = 0.0  # what one request takes in a replica; 0: not known
     last_used_s: float = 0.0
-    requests_per_s: float = 0.0  # recent arrival rate, for the eviction order
+    requests_per_s: float = 0.0  # arrival rate, as long as no idle gaps have been measured
     retry_at_s: float = 0.0  # after a failed attach: not before this
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterSnapshot:
-    """Everything ``decide`` may know. Names, worker ids and a worker's revisions are unique."""
+    """The machines. Worker ids, node ids and a worker's revisions are unique."""
 
     workers: tuple[WorkerSnapshot, ...] = ()
     models: tuple[ModelSnapshot, ...] = ()
+    nodes: tuple[NodeSnapshot, ...] = ()
+    starting: tuple[StartingWorker, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
