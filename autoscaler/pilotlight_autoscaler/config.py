@@ -2,36 +2,83 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Self
+from typing import Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+from pilotlight_autoscaler.duration import MAX_DURATION_S, AutoSeconds, Seconds
+from pilotlight_autoscaler.schedule import Floor
+
 # Far above what anybody needs; arithmetic on what is stored must never overflow.
 MAX_REPLICAS = 10_000
 MAX_REQUESTS = 1_000_000
-MAX_DURATION_S = 365 * 86400.0
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+MAX_FLOORS = 32
 
 
-def parse_duration_s(value: Any) -> Any:
-    """Turn ``"10m"`` into 600.0; numbers pass through for pydantic to check."""
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(
-            f"{value!r} is not a duration: write seconds (90) or '500ms', '90s', '10m', '2h'"
-        )
-    return float(match[1]) * _UNITS_S[match[2]]
+class KeepAliveConfig(BaseModel):
+    """How long an idle replica may stay where ``idle_timeout_s`` is auto."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_s: Seconds = Field(10.0, ge=0, le=MAX_DURATION_S, description="Stay at least this long.")
+    max_s: Seconds = Field(3600.0, ge=0, le=MAX_DURATION_S, description="Stay at most this long.")
+    cold_start_weight: float = Field(
+        30.0,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="Worker-seconds worth spending to save a request one second of waiting.",
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.min_s > self.max_s:
+            raise ValueError(f"min_s ({self.min_s:g}) is above max_s ({self.max_s:g})")
+        return self
 
 
-Seconds = Annotated[
-    float,
-    BeforeValidator(parse_duration_s, json_schema_input_type=float | str),
-    Field(allow_inf_nan=False),
-]
+class PrewarmConfig(BaseModel):
+    """When a replica may start before anybody asks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(True, description="Start a replica when its next request is due.")
+    min_observations: int = Field(8, ge=1, le=10_000, description="Idle gaps to have seen before.")
+    min_hit_rate: float = Field(
+        0.3, ge=0, le=1, description="Share of the past forecasts that came true, at least."
+    )
+
+
+class PanicConfig(BaseModel):
+    """How load is averaged, and when a sudden rise overrides the average."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    window_s: Seconds = Field(6.0, ge=1, le=3600, description="Window that sees a sudden rise.")
+    stable_window_s: Seconds = Field(60.0, ge=2, le=3600, description="Window of the usual load.")
+    threshold: float = Field(
+        2.0, gt=1, le=1000, description="Panic at this many times the replicas there are."
+    )
+    queue_slo_s: Seconds = Field(
+        10.0, gt=0, le=MAX_DURATION_S, description="Panic when a request has waited this long."
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.window_s >= self.stable_window_s:
+            raise ValueError(
+                f"window_s ({self.window_s:g}) must be below "
+                f"stable_window_s ({self.stable_window_s:g})"
+            )
+        return self
+
+
+class ColdStartSlo(BaseModel):
+    """What a cold start may take; `pilotlight plan` looks for settings that keep it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    p95: Seconds = Field(gt=0, le=MAX_DURATION_S, description="Of 100 cold starts, 95 are faster.")
 
 
 class AutoscalingConfig(BaseModel):
@@ -59,17 +106,42 @@ class AutoscalingConfig(BaseModel):
         le=MAX_REQUESTS,
         description="Requests that wait for a replica; the next one is refused with 429.",
     )
-    idle_timeout_s: Seconds = Field(
-        60.0,
-        ge=0,
-        le=MAX_DURATION_S,
-        description="An idle replica is detached after this long. Seconds or '10m'.",
+    idle_timeout_s: AutoSeconds = Field(
+        None,
+        validate_default=False,
+        description="The last idle replica is detached after this long. Seconds, '10m', or auto: "
+        "as long as keeping it costs less than the cold starts it saves.",
     )
     cold_start_timeout_s: Seconds = Field(
         120.0,
         gt=0,
         le=MAX_DURATION_S,
         description="How long a request waits for a replica before it gets a 503.",
+    )
+    downscale_delay_s: AutoSeconds = Field(
+        None,
+        validate_default=False,
+        description="A replica beyond the first that is not needed leaves after this long; "
+        "auto: idle_timeout_s, or the break-even of a cold start.",
+    )
+    downscaling_factor: float = Field(
+        0.5, gt=0, le=1, description="Share of the replicas that may leave in one step."
+    )
+    keep_alive: KeepAliveConfig = Field(
+        default_factory=KeepAliveConfig, description="Bounds of an automatic idle_timeout_s."
+    )
+    prewarm: PrewarmConfig = Field(
+        default_factory=PrewarmConfig, description="Replicas ahead of requests."
+    )
+    panic: PanicConfig = Field(default_factory=PanicConfig, description="Averages of the load.")
+    schedule: tuple[Floor, ...] = Field(
+        (), max_length=MAX_FLOORS, description="Times at which min_replicas is higher."
+    )
+    priority: int = Field(
+        0, ge=-10, le=10, description="Under scarcity, each step doubles what waiting costs."
+    )
+    cold_start_slo: ColdStartSlo | None = Field(
+        None, description="What a cold start may take, for `pilotlight plan`."
     )
 
     @model_validator(mode="after")
@@ -84,7 +156,25 @@ class AutoscalingConfig(BaseModel):
                 f"target_ongoing_requests ({target:g}) is above "
                 f"max_ongoing_requests ({self.max_ongoing_requests})"
             )
+        for floor in self.schedule:
+            if floor.min_replicas > self.max_replicas:
+                raise ValueError(
+                    f"schedule's min_replicas ({floor.min_replicas}) is above "
+                    f"max_replicas ({self.max_replicas})"
+                )
+        self._check_keep_alive()
         return self
+
+    def _check_keep_alive(self) -> None:
+        if "keep_alive" in self.model_fields_set and self.idle_timeout_s is not None:
+            raise ValueError("keep_alive bounds an automatic idle_timeout_s: leave one of them out")
+        if self.min_replicas == self.max_replicas:
+            for name in ("keep_alive", "prewarm"):
+                if name in self.model_fields_set:
+                    raise ValueError(
+                        f"{name} has no effect where min_replicas and max_replicas are equal: "
+                        "leave it out"
+                    )
 
     @property
     def target(self) -> float:

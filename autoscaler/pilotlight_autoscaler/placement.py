@@ -2,42 +2,69 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterable
-from itertools import accumulate
+from collections.abc import Callable
 
-from pilotlight_autoscaler.plan import IdleReplica, ModelPlan, WorkerPlan
-from pilotlight_autoscaler.snapshot import ModelSnapshot, Unplaced
+from pilotlight_autoscaler.decision import Unplaced
+from pilotlight_autoscaler.draft import Draft, Seat
+from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.worker_view import IdleReplica
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
+_Cost = tuple[float, int, float, float, int, int, int, str]
 
-def choose_worker(
-    workers: Iterable[WorkerPlan], model: ModelSnapshot, may_go: Callable[[IdleReplica], bool]
-) -> tuple[WorkerPlan, list[IdleReplica]] | None:
+
+def choose_seat(
+    draft: Draft, model: ModelView, may_go: Callable[[IdleReplica], bool]
+) -> tuple[Seat, list[IdleReplica]] | None:
     """The worker for one more replica of *model*, and what it evicts for it.
 
-    A worker with room comes first, then the one that loses least; then the least busy, then the
-    emptiest.
+    The one with the least seconds in all: its loads under way, the bytes at its node's speed, and
+    the waiting that its victims will cost. Then one that evicts nothing, then the least loss, the
+    least busy, the emptiest.
     """
-    able = [worker for worker in workers if model.revision_id not in worker.revisions]
-    roomy = [worker for worker in able if worker.fits(model.nbytes)]
-    if roomy:
-        return min(roomy, key=lambda worker: (worker.ongoing, -worker.free_bytes)), []
+    snapshot = model.snapshot
+    best: tuple[_Cost, Seat, list[IdleReplica]] | None = None
+    for seat in draft.seats():
+        if seat.holds(snapshot.revision_id):
+            continue
+        load_s = draft.load_s(seat, model)
+        if best is not None and load_s > best[0][0]:
+            continue  # its victims would only add to that
+        victims: list[IdleReplica] = []
+        if not seat.fits(snapshot.nbytes):
+            if seat.view.capacity_bytes < snapshot.nbytes or seat.view.snapshot.max_replicas < 1:
+                continue
+            victims = choose_victims(draft, seat, snapshot.nbytes, may_go)
+            if not victims:
+                continue
+        cost = _cost(seat, load_s, victims)
+        if best is None or cost < best[0]:
+            best = (cost, seat, victims)
+    return None if best is None else (best[1], best[2])
 
-    options = [(worker, choose_victims(worker, model.nbytes, may_go)) for worker in able]
-    evicting = [(worker, victims) for worker, victims in options if victims]
-    return min(evicting, key=_loss, default=None)
+
+def _cost(seat: Seat, load_s: float, victims: list[IdleReplica]) -> _Cost:
+    order = (seat.view.ongoing, -seat.free_bytes, seat.view.worker_id)
+    if not victims:
+        return (load_s, 0, 0.0, 0.0, 0, *order)
+    return (
+        load_s + sum(idle.loss_s for idle in victims),
+        1,
+        sum(idle.worth for idle in victims),
+        max(idle.idle_since_s for idle in victims),
+        sum(idle.replica.nbytes for idle in victims),
+        *order,
+    )
 
 
 def choose_victims(
-    worker: WorkerPlan, nbytes: int, may_go: Callable[[IdleReplica], bool]
+    draft: Draft, seat: Seat, nbytes: int, may_go: Callable[[IdleReplica], bool]
 ) -> list[IdleReplica]:
     """The idle replicas, cheapest first, that make room for *nbytes*; empty if they cannot."""
-    lacking_bytes, lacking_slots = nbytes - worker.free_bytes, 1 - worker.free_slots
+    lacking_bytes, lacking_slots = nbytes - seat.free_bytes, 1 - seat.free_slots
     victims: list[IdleReplica] = []
-    for idle in worker.idle:
+    for idle in draft.idle(seat):
         if lacking_bytes <= 0 and lacking_slots <= 0:
             break
         if may_go(idle):
@@ -55,78 +82,40 @@ def choose_victims(
     return victims
 
 
-def _loss(option: tuple[WorkerPlan, list[IdleReplica]]) -> tuple[float, ...]:
-    worker, victims = option
-    return (
-        sum(idle.loss for idle in victims),
-        max(idle.idle_since_s for idle in victims),
-        sum(idle.replica.nbytes for idle in victims),
-        worker.ongoing,
-        -worker.free_bytes,
-    )
-
-
-class EvictionTimes:
-    """When room can be made on each worker, once nothing more changes there."""
-
-    def __init__(self, workers: Iterable[WorkerPlan]) -> None:
-        self._workers = [(worker, *_ladder(worker)) for worker in workers]
-
-    def earliest_s(self, plan: ModelPlan) -> float:
-        """The earliest time at which the model's queue may evict enough; infinite if never."""
-        earliest_s = math.inf
-        for worker, times_s, freed_bytes in self._workers:
-            if plan.model.revision_id in worker.revisions:
-                continue
-            lacking_bytes = plan.model.nbytes - worker.free_bytes
-            last = max(bisect_left(freed_bytes, lacking_bytes), -worker.free_slots)
-            if last < len(times_s):
-                earliest_s = min(earliest_s, times_s[last], plan.impatient_at_s)
-        return earliest_s
-
-
-def _ladder(worker: WorkerPlan) -> tuple[list[float], list[int]]:
-    """Times at which the residencies of its spare replicas end, and the bytes free by then."""
-    spare = [idle for idle in worker.idle if idle.evictable(math.inf, impatient=True)]
-    spare.sort(key=lambda idle: idle.resident_until_s)
-    times_s = [idle.resident_until_s for idle in spare]
-    return times_s, list(accumulate(idle.replica.nbytes for idle in spare))
-
-
-def why_unplaced(workers: Iterable[WorkerPlan], plan: ModelPlan) -> Unplaced:
+def why_unplaced(draft: Draft, model: ModelView) -> Unplaced:
     """One sentence for the model's owner: larger than any worker, or only waiting for room."""
-    reason, permanent = _obstacle(list(workers), plan.model)
-    return Unplaced(
-        plan.model.name, f"wants {plan.desired}, has {plan.live}: {reason}", permanent=permanent
-    )
+    reason, permanent = _obstacle(draft.seats(), model)
+    wants = f"wants {model.want}, has {draft.live(model)}"
+    return Unplaced(model.name, f"{wants}: {reason}", permanent=permanent)
 
 
-def _obstacle(workers: list[WorkerPlan], model: ModelSnapshot) -> tuple[str, bool]:
-    usable = [worker for worker in workers if worker.worker.max_replicas > 0]
+def _obstacle(seats: list[Seat], model: ModelView) -> tuple[str, bool]:
+    snapshot = model.snapshot
+    usable = [seat for seat in seats if seat.view.snapshot.max_replicas > 0]
     if not usable:
         return "there is no worker", False
-    largest = max(worker.worker.capacity_bytes for worker in usable)
-    needs = f"needs {format_bytes(model.nbytes)}"
-    if largest < model.nbytes:
+    largest = max(seat.view.capacity_bytes for seat in usable)
+    needs = f"needs {format_bytes(snapshot.nbytes)}"
+    if largest < snapshot.nbytes:
         return f"{needs}, largest worker holds {format_bytes(largest)}", True
 
-    able = [worker for worker in usable if worker.worker.capacity_bytes >= model.nbytes]
-    without = [worker for worker in able if model.revision_id not in worker.revisions]
+    able = [seat for seat in usable if seat.view.capacity_bytes >= snapshot.nbytes]
+    without = [seat for seat in able if not seat.holds(snapshot.revision_id)]
     if not without:
         return f"every worker large enough ({len(able)}) has it already", False
-    room = max((worker.free_bytes for worker in without if worker.free_slots > 0), default=None)
+    room = max((seat.free_bytes for seat in without if seat.free_slots > 0), default=None)
     lacks = (
         "no replica slot is free"
         if room is None
         else f"{needs}, at most {format_bytes(max(0, room))} is free"
     )
-    if model.queued > 0:
-        return f"{_busy(without)}: {lacks} and no more can be freed yet", False
+    if snapshot.queued > 0:
+        return f"{_busy(len(without))}: {lacks} and no more can be freed yet", False
     return f"{lacks} and without queued requests it evicts nothing", False
 
 
-def _busy(workers: list[WorkerPlan]) -> str:
-    return "the worker is busy" if len(workers) == 1 else f"all {len(workers)} workers are busy"
+def _busy(workers: int) -> str:
+    return "the worker is busy" if workers == 1 else f"all {workers} workers are busy"
 
 
 def format_bytes(nbytes: int) -> str:

@@ -84,7 +84,6 @@ class ModelSnapshot:
     oldest_queued_since_s: float | None = None
     cold_start_s: float = 1.0  # what one start is thought to take until one has been measured
     service_s: float = 0.0  # what one request takes in a replica; 0: not known
-    last_used_s: float = 0.0
     requests_per_s: float = 0.0  # arrival rate, as long as no idle gaps have been measured
     retry_at_s: float = 0.0  # after a failed attach: not before this
 
@@ -94,49 +93,5 @@ class ClusterSnapshot:
     """The machines. Worker ids, node ids and a worker's revisions are unique."""
 
     workers: tuple[WorkerSnapshot, ...] = ()
-    models: tuple[ModelSnapshot, ...] = ()
     nodes: tuple[NodeSnapshot, ...] = ()
     starting: tuple[StartingWorker, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Attach:
-    """Attach a model's revision to a worker, after detaching the named idle revisions from it."""
-
-    model: str
-    revision_id: str
-    worker_id: str
-    evict: tuple[str, ...]  # revision ids
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Detach:
-    """Detach an idle revision from a worker."""
-
-    model: str
-    revision_id: str
-    worker_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unplaced:
-    """A model that lacks a replica, and why no worker could take it."""
-
-    model: str
-    reason: str
-    permanent: bool  # larger than every worker: waiting will not help
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What to do now, and when to look again if nothing happens before.
-
-    Attaches to one worker are in order: a later one may use what an earlier one's evictions free.
-    """
-
-    attach: tuple[Attach, ...] = ()
-    detach: tuple[Detach, ...] = ()
-    unplaced: tuple[Unplaced, ...] = ()
-    wake_at_s: float | None = None

@@ -1,6 +1,7 @@
 """One example per rule of the policy. The clock stands at NOW_S; sizes are in GB."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ from pilotlight_autoscaler import (
     AutoscalingConfig,
     ClusterSnapshot,
     Decision,
+    InputError,
     ModelSnapshot,
     Phase,
+    PolicyState,
+    PoolConfig,
     ReplicaSnapshot,
     WorkerSnapshot,
     decide,
@@ -25,7 +29,9 @@ def model(
 ) -> ModelSnapshot:
     if asked.get("queued"):
         asked.setdefault("oldest_queued_since_s", NOW_S - 0.1)
-    settings = AutoscalingConfig.model_validate({"max_replicas": 4, **(config or {})})
+    settings = AutoscalingConfig.model_validate(
+        {"max_replicas": 4, "idle_timeout_s": 60, **(config or {})}
+    )
     return ModelSnapshot(name, f"{name}-1", int(gb * GB), settings, **asked)
 
 
@@ -48,8 +54,15 @@ def worker(name: str, *replicas: ReplicaSnapshot, gb: float = 8, slots: int = 8)
     return WorkerSnapshot(name, "node", int(gb * GB), slots, replicas)
 
 
-def decide_on(models: list[ModelSnapshot], workers: list[WorkerSnapshot]) -> Decision:
-    return decide(ClusterSnapshot(tuple(workers), tuple(models)), NOW_S)
+def decide_on(
+    models: list[ModelSnapshot], workers: list[WorkerSnapshot], now_s: float = NOW_S
+) -> Decision:
+    """What a policy that remembers nothing decides; without the pool and what it did not do."""
+    cluster = ClusterSnapshot(tuple(workers))
+    # A pool that is as large as it may be: its own wake-ups stay out of these examples.
+    pool = PoolConfig(min_workers=1, max_workers=1)
+    decision, _ = decide(cluster, tuple(models), pool, PolicyState(), now_s)
+    return replace(decision, pool=None, reasons=())
 
 
 def placed(decision: Decision) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -73,14 +86,14 @@ def test_attach_from_zero_at_once() -> None:
 
     assert placed(decision) == [("a", "w", ())]
     assert decision.attach[0].revision_id == "a-1"
-    assert decision.attach[0].reason == "2 queued + 0 ongoing, target 5.6: wants 1, has 0"
+    assert str(decision.attach[0].reason) == "2 queued + 0 ongoing, target 5.6: wants 1, has 0"
 
 
 def test_attach_all_missing_at_once_to_different_workers() -> None:
     decision = decide_on([model("a", queued=12)], [worker("w1"), worker("w2"), worker("w3")])
 
     assert placed(decision) == [("a", "w1", ()), ("a", "w2", ()), ("a", "w3", ())]
-    assert [action.reason[-14:] for action in decision.attach] == [
+    assert [str(action.reason)[-14:] for action in decision.attach] == [
         f"wants 3, has {n}" for n in range(3)
     ]
 
@@ -96,7 +109,7 @@ def test_attach_all_missing_at_once_to_different_workers() -> None:
 def test_attach_reason_names_the_bound_that_decides(asked: dict[str, Any], reason: str) -> None:
     decision = decide_on([model("a", **asked)], [worker("w")])
 
-    assert decision.attach[0].reason.endswith(reason)
+    assert str(decision.attach[0].reason).endswith(reason)
 
 
 def test_attaching_replica_is_capacity() -> None:
@@ -249,7 +262,7 @@ def test_evict_the_cheapest_to_lose() -> None:
     decision = decide_on(models, [full])
 
     assert placed(decision) == [("a", "w", ("fast-1",))]
-    assert decision.attach[0].reason.endswith("wants 1, has 0; evicts idle fast (fast-1)")
+    assert str(decision.attach[0].reason).endswith("wants 1, has 0; evicts idle fast (fast-1)")
     assert decision.detach == ()
 
 
@@ -317,15 +330,17 @@ def test_evict_waits_until_enough_may_go() -> None:
     models = [model("a", queued=1, cold_start_s=60), model("b"), model("c")]
     fresh = [replica("b", idle_s=0.75), replica("c", idle_s=0.25)]
 
-    assert decide_on(models, [worker("w", *fresh, slots=1)]).wake_at_s == NOW_S + 0.75
-    assert decide_on(models, [worker("w", *fresh, slots=2)]).wake_at_s == NOW_S + 0.25
+    assert decide_on(models, [worker("w", *fresh, slots=1)]).wake_at_s == NOW_S + 0.25
+    assert decide_on(models, [worker("w", *fresh, slots=1)], NOW_S + 0.25).attach == ()
+    assert decide_on(models, [worker("w", *fresh, slots=1)], NOW_S + 0.25).wake_at_s == NOW_S + 0.75
+    assert decide_on(models, [worker("w", *fresh, slots=1)], NOW_S + 0.75).attach
 
 
 def test_evict_several_and_spare_what_turns_out_unneeded() -> None:
     models = [
         model("a", 6, queued=1),
-        model("tiny", 1, requests_per_s=0.1),
-        model("small", 2, requests_per_s=0.2),
+        model("tiny", 1, requests_per_s=0.01),
+        model("small", 2, requests_per_s=0.05),
         model("large", 5, requests_per_s=0.3),
     ]
     full = worker(
@@ -522,7 +537,7 @@ def test_detach_after_the_idle_timeout() -> None:
     decision = decide_on([model("a"), model("b")], workers)
 
     assert detached(decision) == [("a-1", "w")]
-    assert decision.detach[0].reason == "idle for 61.2 s, idle_timeout_s is 60"
+    assert str(decision.detach[0].reason) == "idle for 61.2 s, idle_timeout_s is 60"
     assert decision.wake_at_s == NOW_S + 1
 
 
@@ -530,8 +545,7 @@ def test_detach_keeps_min_replicas_and_takes_the_longest_idle() -> None:
     workers = [worker(f"w{n}", replica("a", idle_s=60 + n)) for n in (1, 3, 2)]
     decision = decide_on([model("a", config={"min_replicas": 1})], workers)
 
-    assert detached(decision) == [("a-1", "w3"), ("a-1", "w2")]
-    assert decision.wake_at_s is None
+    assert detached(decision) == [("a-1", "w3")]
 
 
 def test_detach_keeps_what_the_demand_wants() -> None:
@@ -543,7 +557,7 @@ def test_detach_keeps_what_the_demand_wants() -> None:
 def test_detach_at_once_without_a_timeout() -> None:
     asked = model("a", config={"idle_timeout_s": 0})
 
-    assert detached(decide_on([asked], [worker("w", replica("a", idle_s=-5))])) == [("a-1", "w")]
+    assert detached(decide_on([asked], [worker("w", replica("a"))])) == [("a-1", "w")]
 
 
 @pytest.mark.parametrize("models", [[], [model("a")]])
@@ -554,7 +568,7 @@ def test_detach_obsolete_revisions_as_soon_as_idle(models: list[ModelSnapshot]) 
     )
 
     assert detached(decision) == [("a-0", "w1")]
-    assert decision.detach[0].reason == "idle, and no model lists revision a-0"
+    assert str(decision.detach[0].reason) == "idle, and no model lists revision a-0"
 
 
 def test_detach_falls_back_to_the_phase_when_idle_time_is_unknown() -> None:
@@ -566,18 +580,10 @@ def test_detach_falls_back_to_the_phase_when_idle_time_is_unknown() -> None:
 # Odd clocks
 
 
-@pytest.mark.parametrize("now_s", [math.nan, math.inf, -math.inf])
-def test_now_must_be_finite(now_s: float) -> None:
-    with pytest.raises(ValueError, match="now_s must be a finite number of seconds"):
-        decide(ClusterSnapshot(), now_s)
-
-
-def test_negative_times_are_times() -> None:
-    idle = ReplicaSnapshot("a", "a-1", GB, Phase.READY, -100.0, 0, -100.0)
-    snapshot = ClusterSnapshot((worker("w", idle),), (model("a"),))
-
-    assert decide(snapshot, -50.0).wake_at_s == -40.0
-    assert detached(decide(snapshot, -40.0)) == [("a-1", "w")]
+@pytest.mark.parametrize("now_s", [math.nan, math.inf, -math.inf, -1.0])
+def test_now_must_be_a_time(now_s: float) -> None:
+    with pytest.raises(InputError, match="now_s must be a finite number"):
+        decide_on([], [], now_s)
 
 
 def test_clock_that_went_back_makes_nothing_old() -> None:
@@ -590,22 +596,3 @@ def test_clock_that_went_back_makes_nothing_old() -> None:
 
     assert (decision.attach, decision.detach) == ((), ())
     assert decision.wake_at_s == NOW_S + 6
-
-
-def test_unknown_times_hold_for_ever_and_wake_nobody() -> None:
-    unknown = ReplicaSnapshot("b", "b-1", 8 * GB, Phase.READY, math.nan, 0, math.nan)
-    models = [
-        model(
-            "a",
-            8,
-            queued=1,
-            oldest_queued_since_s=math.nan,
-            retry_at_s=math.nan,
-            requests_per_s=math.nan,
-        ),
-        model("b", 8, requests_per_s=math.nan, cold_start_s=math.nan),
-    ]
-    decision = decide_on(models, [worker("w", unknown)])
-
-    assert (decision.attach, decision.detach, decision.wake_at_s) == ((), (), None)
-    assert [item.model for item in decision.unplaced] == ["a"]

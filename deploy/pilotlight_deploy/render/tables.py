@@ -57,7 +57,7 @@ def model_details(model: ModelStatus) -> RenderableType:
         ("weights", f"{size(revision.nbytes)} {revision.dtype}"),
         ("context", f"{revision.context_length} tokens"),
         ("replicas", f"{_ready(model)}, {scaling.min_replicas} to {scaling.max_replicas}"),
-        ("idle after", f"{scaling.idle_timeout_s:g} s"),
+        ("idle after", _idle_after(scaling.idle_timeout_s)),
         ("queued", str(model.queued)),
     ]
     rows += [
@@ -137,3 +137,7 @@ def _uptime(seconds: float) -> str:
     if minutes < 2:
         return f"{seconds:.0f} s"
     return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"
+
+
+def _idle_after(seconds: float | None) -> str:
+    return "as long as it pays" if seconds is None else f"{seconds:g} s"

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from pilotlight_autoscaler import (
-    ClusterSnapshot,
     ModelSnapshot,
     Phase,
     ReplicaSnapshot,
@@ -30,7 +29,14 @@ from pilotlight_platform.schemas.model import ModelRecord
 # A gateway repeats its demand every second while requests wait; what it has not repeated for
 # this long is forgotten, so that a dead gateway leaves no demand behind.
 DEMAND_TTL_S = 5.0
-_RATE_WINDOW_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is to be decided on: the workers, and the models that could need something."""
+
+    workers: tuple[WorkerView, ...]
+    models: tuple[ModelSnapshot, ...]
 
 
 @dataclass(slots=True)
@@ -48,9 +54,6 @@ class Model:
 
     record: ModelRecord
     demand: dict[str, Demand] = field(default_factory=dict)  # by gateway
-    cold_start_s: float = 1.0
-    used_s: float = 0.0
-    uses_per_s: float = 0.0  # exponentially decayed rate of cold requests and busy spells
     failures: int = 0
     retry_at_s: float = 0.0
     last_error: str | None = None
@@ -59,21 +62,17 @@ class Model:
     def revision_id(self) -> str:
         return self.record.revision.id
 
-    def want(self, gateway: str, queued: int, now_s: float) -> None:
+    def want(self, gateway: str, queued: int, now_s: float) -> int:
+        """Note a gateway's queue; how many more wait there than it had said before."""
         known = self.demand.get(gateway)
         if queued == 0:
             self.demand.pop(gateway, None)
         elif known is None:
             self.demand[gateway] = Demand(queued, now_s, now_s)
         else:
-            known.queued, known.repeated_s = queued, now_s
-
-    def mark_used(self, now_s: float) -> None:
-        age_s = now_s - self.used_s
-        self.uses_per_s = (
-            self.uses_per_s * max(0.0, 1 - age_s / _RATE_WINDOW_S) + 1 / _RATE_WINDOW_S
-        )
-        self.used_s = now_s
+            more, known.queued, known.repeated_s = queued - known.queued, queued, now_s
+            return max(0, more)
+        return queued
 
     def snapshot(self, now_s: float) -> ModelSnapshot:
         self.demand = {
@@ -89,9 +88,6 @@ class Model:
             config=self.record.spec.autoscaling,
             queued=sum(d.queued for d in live),
             oldest_queued_since_s=min((d.since_s for d in live), default=None),
-            cold_start_s=self.cold_start_s,
-            last_used_s=self.used_s,
-            requests_per_s=self.uses_per_s,
             retry_at_s=self.retry_at_s,
         )
 
@@ -104,6 +100,7 @@ class WorkerState:
     report: WorkerReport = field(default_factory=WorkerReport)
     orders: dict[str, tuple[AttachOrder, float]] = field(default_factory=dict)  # by revision
     leaving: set[str] = field(default_factory=set)  # revisions with a detach under way
+    draining: set[str] = field(default_factory=set)  # to be detached when their streams have ended
 
     def observe(self, report: WorkerReport) -> None:
         """Take over *report* unless a later one is known: they travel in several ways."""
@@ -113,7 +110,7 @@ class WorkerState:
     def replicas(self) -> list[ReplicaReport]:
         """What is here, on its way, or about to go: those count as draining until they have."""
         going = {victim for order, _ in self.orders.values() for victim in order.evict}
-        going |= self.leaving
+        going |= self.leaving | self.draining
         here = {
             r.revision_id: replace(r, phase="draining") if r.revision_id in going else r
             for r in self.report.replicas
@@ -124,6 +121,12 @@ class WorkerState:
                 ReplicaReport(order.model, revision_id, order.nbytes, "attaching", at_s, 0, None),
             )
         return list(here.values())
+
+    def drained(self) -> list[ReplicaReport]:
+        """Replicas whose last stream has ended since they were to be drained."""
+        here = {r.revision_id: r for r in self.report.replicas}
+        self.draining &= here.keys()
+        return [here[revision_id] for revision_id in self.draining if not here[revision_id].ongoing]
 
     def snapshot(self) -> WorkerView:
         info = self.info
@@ -157,7 +160,7 @@ class Cluster:
         self.unplaced: dict[str, Unplaced] = {}  # of the last decision, by model
         self._arriving: Counter[str] = Counter()  # checkpoints that are about to be live
 
-    def snapshot(self, now_s: float) -> ClusterSnapshot:
+    def snapshot(self, now_s: float) -> Picture:
         """The workers, and the models that could need something: not the ones at rest at zero."""
         workers = tuple(worker.snapshot() for worker in self.workers.values())
         attached = {replica.model for worker in workers for replica in worker.replicas}
@@ -166,7 +169,7 @@ class Cluster:
             for name, model in self.models.items()
             if model.demand or name in attached or model.record.spec.autoscaling.min_replicas
         )
-        return ClusterSnapshot(workers, active)
+        return Picture(workers, active)
 
     def replicas(self) -> dict[str, tuple[RouteReplica, ...]]:
         """Where each model's current revision is or will be, ready ones first."""
@@ -191,6 +194,13 @@ class Cluster:
             {name: self.route(name, replicas.get(name, ())) for name in self.models},
             tuple(worker.info for worker in self.workers.values()),
         )
+
+    def at_rest(self, name: str) -> bool:
+        """Whether nothing of the model runs or waits."""
+        model = self.models.get(name)
+        replicas = (r for worker in self.workers.values() for r in worker.report.replicas)
+        busy = any(replica.ongoing for replica in replicas if replica.model == name)
+        return model is not None and not model.demand and not busy
 
     def demand_expires_s(self) -> float | None:
         """When the first demand that is not repeated will be forgotten."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import serve
 
-from pilotlight_autoscaler import Attach, Detach, decide
+from pilotlight_autoscaler import Attach, Autoscaler, Detach, Drain, Tier
 from pilotlight_platform.errors import (
     AttachError,
     DeployError,
@@ -25,6 +25,7 @@ from pilotlight_platform.logs import log_to
 from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.cluster import Cluster, Model, WorkerState, now
 from pilotlight_platform.scheduler.status import model_statuses, worker_statuses
+from pilotlight_platform.scheduler.told import Told
 from pilotlight_platform.schemas.cluster import (
     AttachOrder,
     Route,
@@ -59,6 +60,8 @@ class Scheduler:
         log_to(settings.log_dir, "scheduler")
         self._store = RedisStore(redis_url)
         self._cluster = Cluster(read_models(redis_url))
+        self._told = Told(Autoscaler())
+        self._told.tell(self._cluster, now())
         self._table = Latest(self._cluster.routing_table(0))
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -100,12 +103,15 @@ class Scheduler:
         if worker is None:
             worker = self._cluster.workers[info.worker_id] = WorkerState(info)
             self._spawn(self._prepare_all(worker))
-        busy_before = {r.revision_id for r in worker.report.replicas if r.ongoing}
         worker.observe(report)
         for replica in report.replicas:
-            model = self._cluster.models.get(replica.model)
-            if model is not None and replica.ongoing and replica.revision_id not in busy_before:
-                model.mark_used(now())
+            if replica.ongoing:
+                self._told.arrived(replica.model, now(), 1, warm=True)
+            elif replica.idle_since_s is not None and self._cluster.at_rest(replica.model):
+                self._told.rested(replica.model, replica.idle_since_s)
+        for replica in worker.drained():
+            worker.draining.discard(replica.revision_id)
+            self._send_detach(worker, replica.revision_id)
         self._step()
 
     async def _prepare_all(self, worker: WorkerState) -> None:
@@ -136,7 +142,9 @@ class Scheduler:
         Raises ModelNotFoundError, AttachError if the model cannot be attached anywhere.
         """
         model = self._model(name)
-        model.want(gateway, queued, now())
+        more = model.want(gateway, queued, now())
+        if more:
+            self._told.arrived(name, now(), more)
         self._step()
         try:
             async with asyncio.timeout(_PLACE_WAIT_S):
@@ -213,7 +221,7 @@ class Scheduler:
         await self._write(name, self._store.put_model(record), record.revision.path)
         model = self._cluster.models[name] = Model(record)
         if old is not None:
-            model.demand, model.used_s = old.demand, old.used_s
+            model.demand = old.demand
             self._retire(old.record.revision)
         for worker in self._cluster.workers.values():  # the ones that came meanwhile
             self._spawn(self._prepare_late(worker, record.revision))
@@ -312,16 +320,20 @@ class Scheduler:
             self._look_again(now() + _FAILED_STEP_S)
 
     def _decide_and_apply(self, *, routes_changed: bool) -> None:
-        decision = decide(self._cluster.snapshot(now()), now())
+        decision = self._told.decide(self._cluster, now())
         self._cluster.unplaced = {unplaced.model: unplaced for unplaced in decision.unplaced}
         for attach in decision.attach:
             self._order_attach(attach)
         for detach in decision.detach:
             self._order_detach(detach)
+        for drain in decision.drain:
+            self._order_drain(drain)
+        for reason in decision.reasons:
+            logger.debug("holds model=%s reason=%s", reason.subject, reason)
         wakes = (decision.wake_at_s, self._cluster.demand_expires_s())
         self._look_again(min((at_s for at_s in wakes if at_s is not None), default=None))
         # A replica that goes must not get requests any more: who is sent there comes back.
-        self._publish(routes_changed or bool(decision.detach))
+        self._publish(routes_changed or bool(decision.detach or decision.drain))
 
     def _look_again(self, wake_at_s: float | None) -> None:
         if self._wake is not None:
@@ -383,19 +395,27 @@ class Scheduler:
             logger.error("attach_failed model=%s reason=%s", order.model, model.last_error)
         else:
             model.failures, model.retry_at_s, model.last_error = 0, 0.0, None
-            model.cold_start_s = 0.5 * model.cold_start_s + 0.5 * (now() - began_s)
+            self._told.cold_started(order.model, Tier.DISK, now() - began_s)
             worker.observe(report)
         finally:
             worker.orders.pop(order.revision_id, None)
             self._step()
 
     def _order_detach(self, detach: Detach) -> None:
-        worker = self._cluster.workers[detach.worker_id]
-        worker.leaving.add(detach.revision_id)
         logger.info(
             "detach model=%s worker=%s reason=%s", detach.model, detach.worker_id, detach.reason
         )
-        self._spawn(self._detach(worker, detach.revision_id))
+        self._send_detach(self._cluster.workers[detach.worker_id], detach.revision_id)
+
+    def _send_detach(self, worker: WorkerState, revision_id: str) -> None:
+        worker.leaving.add(revision_id)
+        self._spawn(self._detach(worker, revision_id))
+
+    def _order_drain(self, drain: Drain) -> None:
+        logger.info(
+            "drain model=%s worker=%s reason=%s", drain.model, drain.worker_id, drain.reason
+        )
+        self._cluster.workers[drain.worker_id].draining.add(drain.revision_id)
 
     async def _detach(self, worker: WorkerState, revision_id: str) -> None:
         try:

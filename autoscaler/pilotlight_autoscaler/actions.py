@@ -1,0 +1,197 @@
+"""Orders drawn up on a draft: attaches with their evictions, detaches, drains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import inf
+
+from pilotlight_autoscaler.decision import Attach, Detach, Drain, Rule, Unplaced
+from pilotlight_autoscaler.draft import Draft
+from pilotlight_autoscaler.explain import (
+    attach_reason,
+    detach_reason,
+    drain_reason,
+    obsolete_reason,
+)
+from pilotlight_autoscaler.look import Look, idle_since_s, step
+from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.placement import choose_seat, why_unplaced
+from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.worker_view import IdleReplica
+
+
+class Actions:
+    """One decision's orders, in the order in which they are to be drawn up: attach first."""
+
+    def __init__(self, draft: Draft, look: Look) -> None:
+        self._draft = draft
+        self._look = look
+        self._now_s = draft.now_s
+
+    def attach(self, lacking: list[ModelView]) -> tuple[Attach, ...]:
+        """For those that lack replicas, in fair order, until no eviction has made more room."""
+        waiting, others = _in_order(lacking, self._now_s)
+        found: list[Attach] = []
+        while True:
+            placed = list(self._round(waiting, others))
+            found += placed
+            # What an eviction frees beyond its need may be enough for one that found no room.
+            if not any(action.evict for action in placed):
+                return tuple(found)
+
+    def detach(self, leaving: list[str]) -> tuple[Detach, ...]:
+        """Idle replicas whose time has come, longest idle first; obsolete ones as soon as idle."""
+        orders = [*self._obsolete(), *self._timed_out(leaving)]
+        orders.sort(key=lambda order: (order[0], order[1].worker_id, order[1].revision_id))
+        return tuple(order for _, order in orders)
+
+    def drain(self, names: list[str]) -> tuple[Drain, ...]:
+        """Busy replicas that the load has not needed for long."""
+        found: list[Drain] = []
+        for name in names:
+            model = self._draft.mirror.models[name]
+            reason = drain_reason(model, self._now_s)
+            revision_id = model.snapshot.revision_id
+            found += [Drain(name, revision_id, worker, reason) for worker in model.drains]
+            self.step(model)
+        return tuple(found)
+
+    def unplaced(self, short: list[ModelView]) -> tuple[Unplaced, ...]:
+        """Why each found no worker, but for those that only wait after a failed attach."""
+        waiting, others = _in_order(short, self._now_s)
+        return tuple(why_unplaced(self._draft, model) for model in waiting + others)
+
+    def room_due_s(self, short: list[ModelView]) -> float:
+        """When time alone may give a queue that found no worker the right to evict."""
+        seats = self._draft.seats()
+        times = [
+            _impatient_s(model, self._now_s)
+            for model in short
+            if model.snapshot.queued and model.snapshot.retry_at_s <= self._now_s
+            if any(seat.view.capacity_bytes >= model.snapshot.nbytes for seat in seats)
+        ]
+        if times:
+            for seat in seats:
+                times += [idle.resident_until_s for idle in self._draft.idle(seat)]
+        return min((time for time in times if time > self._now_s), default=inf)
+
+    def _round(self, waiting: list[ModelView], others: list[ModelView]) -> Iterator[Attach]:
+        for model in waiting:
+            if self._draft.live(model) == 0:
+                yield from self._up_to(model, 1)
+        for model in waiting + others:
+            yield from self._up_to(model, model.want)
+
+    def _up_to(self, model: ModelView, replicas: int) -> Iterator[Attach]:
+        draft = self._draft
+        may_go = self._permission(model)
+        while draft.live(model) < replicas:
+            if model.rule is Rule.PREWARM and not self._may_speculate(model):
+                return
+            choice = choose_seat(draft, model, may_go)
+            if choice is None:
+                return
+            seat, victims = choice
+            reason = attach_reason(model, draft.live(model), victims, self._now_s)
+            for idle in victims:
+                draft.remove(seat, idle)
+                if idle.owner is not None and idle.owner.leaves_at:
+                    self.step(idle.owner)
+            draft.attach(seat, model)
+            if model.forecast is not None and model.learned.idle_since_s is not None:
+                model.learned.prewarm_until_s = (
+                    model.learned.idle_since_s + model.forecast.drop_age_s
+                )
+            yield Attach(
+                model.name,
+                model.snapshot.revision_id,
+                seat.view.worker_id,
+                tuple(idle.replica.revision_id for idle in victims),
+                reason,
+            )
+
+    def _permission(self, model: ModelView) -> Callable[[IdleReplica], bool]:
+        """Whom *model* may evict: a queue almost anybody idle, a forecast what is worth less."""
+        draft = self._draft
+        if model.snapshot.queued > 0:
+            impatient = self._now_s >= _impatient_s(model, self._now_s)
+            return lambda idle: draft.evictable(idle, impatient=impatient)
+        if model.rule is Rule.PREWARM:
+            age_s = self._now_s - (model.learned.idle_since_s or self._now_s)
+            worth = draft.rules.hysteresis * draft.rules.residency.index(model, age_s)
+            return lambda idle: (
+                draft.evictable(idle, impatient=False)
+                and (draft.leaves(idle) or idle.index < worth)
+            )
+        return draft.leaves
+
+    def _may_speculate(self, model: ModelView) -> bool:
+        """Forecasts fill only a share of the pool: they are guesses."""
+        mirror = self._draft.mirror
+        total = sum(worker.capacity_bytes for worker in mirror.workers.values())
+        guessed = sum(
+            each.snapshot.nbytes
+            for name in mirror.prewarmed
+            if (each := mirror.models[name]).learned.prewarm_until_s is not None and each.live
+        )
+        mirror.prewarmed.add(model.name)
+        return guessed + model.snapshot.nbytes <= self._look.max_prewarm_share * total
+
+    def _timed_out(self, leaving: list[str]) -> Iterator[tuple[float, Detach]]:
+        draft, now_s = self._draft, self._now_s
+        for name in leaving:
+            model = draft.mirror.models[name]
+            revision_id = model.snapshot.revision_id
+            due = sorted(
+                (idle_since_s(model.live[worker_id]), worker_id)
+                for worker_id, at_s in model.leaves_at.items()
+                if at_s <= now_s and not draft.gone(worker_id, revision_id)
+            )
+            for since_s, worker_id in due:
+                if draft.ready(model) <= model.keep:
+                    break
+                draft.leave(worker_id, model.live[worker_id], model)
+                reason = detach_reason(model, worker_id, self._look, now_s)
+                yield since_s, Detach(name, revision_id, worker_id, reason)
+            if due:
+                self.step(model)
+
+    def _obsolete(self) -> Iterator[tuple[float, Detach]]:
+        mirror = self._draft.mirror
+        for worker_id, revision_id in sorted(mirror.obsolete):
+            replica = mirror.workers[worker_id].replicas[revision_id]
+            idle = replica.phase is Phase.READY and replica.ongoing == 0
+            if idle and not self._draft.gone(worker_id, revision_id):
+                self._draft.leave(worker_id, replica, None)
+                reason = obsolete_reason(replica.model, revision_id)
+                yield -inf, Detach(replica.model, revision_id, worker_id, reason)
+
+    def step(self, model: ModelView) -> None:
+        """Note that a step down begins, unless one is under way; look again when it is over."""
+        floor, next_step_s = step(model, self._now_s)
+        if next_step_s is None:
+            learned = model.learned
+            learned.stepped_at_s, learned.step_floor = self._now_s, floor
+            next_step_s = self._now_s + model.snapshot.config.panic.window_s
+        model.due_s = min(model.due_s, next_step_s)
+
+
+def _in_order(models: list[ModelView], now_s: float) -> tuple[list[ModelView], list[ModelView]]:
+    """Models with a queue, then the others; without those that may not be tried yet."""
+    allowed = [each for each in models if each.snapshot.retry_at_s <= now_s]
+    waiting = [each for each in allowed if each.snapshot.queued > 0]
+    waiting.sort(key=lambda each: (_oldest_s(each, now_s), each.name))
+    others = [each for each in allowed if each.snapshot.queued <= 0]
+    others.sort(key=lambda each: (each.rule is Rule.PREWARM, each.ongoing == 0, each.name))
+    return waiting, others
+
+
+def _oldest_s(model: ModelView, now_s: float) -> float:
+    oldest_s = model.snapshot.oldest_queued_since_s
+    return now_s if oldest_s is None else min(oldest_s, now_s)
+
+
+def _impatient_s(model: ModelView, now_s: float) -> float:
+    """From here its queue has waited longer than a cold start."""
+    oldest_s = model.snapshot.oldest_queued_since_s
+    return (now_s if oldest_s is None else oldest_s) + model.cold_start_s

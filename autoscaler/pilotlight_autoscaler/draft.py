@@ -1,0 +1,193 @@
+"""A decision while it is drawn up: the mirror, less what is to go, plus what is to come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import inf
+
+from pilotlight_autoscaler.gaps import BINS, EDGES_S, bin_of
+from pilotlight_autoscaler.look import idle_since_s
+from pilotlight_autoscaler.mirror import Mirror
+from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.rules import Rules
+from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot, Tier
+from pilotlight_autoscaler.worker_view import IdleReplica, WorkerView
+
+# Of tiers that nobody has measured: a slow link, a plain SSD, memory copied by one core.
+DEFAULT_BYTES_PER_S = {Tier.HOST: 8e9, Tier.DISK: 1e9, Tier.PEER: 1e9, Tier.REMOTE: 1e8}
+
+
+class Seat:
+    """A worker's room in a draft."""
+
+    __slots__ = ("free_bytes", "free_slots", "gone", "queue_s", "taken", "view")
+
+    def __init__(self, view: WorkerView, now_s: float, models: dict[str, ModelView]) -> None:
+        self.view = view
+        self.free_bytes = view.free_bytes
+        self.free_slots = view.free_slots
+        self.gone: set[str] = set()  # revisions
+        self.taken: set[str] = set()
+        self.queue_s = view.snapshot.load_queue_s
+        if view.attaching:
+            self.queue_s = max(self.queue_s, _loading_s(view, now_s, models))
+
+    def holds(self, revision_id: str) -> bool:
+        if revision_id in self.taken:
+            return True
+        return revision_id in self.view.replicas and revision_id not in self.gone
+
+    def fits(self, nbytes: int) -> bool:
+        return self.free_bytes >= nbytes and self.free_slots >= 1
+
+
+class Draft:
+    """Seats of all workers, and how many replicas each model has gained and lost so far."""
+
+    def __init__(self, mirror: Mirror, rules: Rules, now_s: float) -> None:
+        self.mirror = mirror
+        self.rules = rules
+        self.now_s = now_s
+        self.added: Counter[str] = Counter()
+        self.removed: Counter[str] = Counter()
+        self._seats: dict[str, Seat] = {}
+
+    def seats(self) -> list[Seat]:
+        """In the order of the workers' ids."""
+        found, workers = self._seats, self.mirror.workers
+        if len(found) < len(workers):
+            for worker_id in self.mirror.order:
+                if worker_id not in found:
+                    found[worker_id] = Seat(workers[worker_id], self.now_s, self.mirror.models)
+            self._seats = {worker_id: found[worker_id] for worker_id in self.mirror.order}
+        return list(self._seats.values())
+
+    def leave(self, worker_id: str, replica: ReplicaSnapshot, owner: ModelView | None) -> None:
+        """Take a replica that goes on its own account out of the draft."""
+        seat = self._seats.get(worker_id)
+        if seat is None:
+            view = self.mirror.workers[worker_id]
+            seat = self._seats[worker_id] = Seat(view, self.now_s, self.mirror.models)
+        self._remove(seat, replica, owner)
+
+    def live(self, model: ModelView) -> int:
+        return model.ready + model.attaching + self.added[model.name] - self.removed[model.name]
+
+    def missing(self, model: ModelView) -> int:
+        return model.want - self.live(model)
+
+    def filled(self) -> int:
+        """Workers that held nothing and get something."""
+        return sum(bool(seat.taken) and not seat.view.replicas for seat in self._seats.values())
+
+    def gone(self, worker_id: str, revision_id: str) -> bool:
+        seat = self._seats.get(worker_id)
+        return seat is not None and revision_id in seat.gone
+
+    def ready(self, model: ModelView) -> int:
+        return model.ready - self.removed[model.name]
+
+    def idle(self, seat: Seat) -> list[IdleReplica]:
+        """Replicas that could be evicted there, the least valuable first."""
+        view = seat.view
+        if view.idle is None or self.now_s >= view.idle_until_s:
+            self._draw_up(view)
+        if not seat.gone:
+            return view.idle or []
+        return [each for each in view.idle or [] if each.replica.revision_id not in seat.gone]
+
+    def leaves(self, idle: IdleReplica) -> bool:
+        """Whether it goes now although nobody needs its room."""
+        owner = idle.owner
+        if owner is None:
+            return True
+        return self.now_s >= idle.leaves_at_s and self.ready(owner) > owner.keep
+
+    def evictable(self, idle: IdleReplica, *, impatient: bool) -> bool:
+        """Whether a model with queued requests may take its room."""
+        if self.leaves(idle):
+            return True
+        owner = idle.owner
+        spare = owner is not None and self.ready(owner) > owner.occupied
+        return spare and (impatient or self.now_s >= idle.resident_until_s)
+
+    def load_s(self, seat: Seat, model: ModelView) -> float:
+        """Seconds until weights ordered now would be there; 0 where nothing is known of nodes."""
+        nodes = self.mirror.nodes
+        if not nodes:
+            return seat.queue_s
+        node = nodes.get(seat.view.snapshot.node_id)
+        tier, rate = Tier.REMOTE, None
+        if node is not None:
+            tier = node.tiers.get(model.snapshot.revision_id, Tier.REMOTE)
+            rate = node.bytes_per_s.get(tier)
+        return seat.queue_s + model.snapshot.nbytes / (rate or DEFAULT_BYTES_PER_S[tier])
+
+    def attach(self, seat: Seat, model: ModelView) -> None:
+        self.added[model.name] += 1
+        seat.free_bytes -= model.snapshot.nbytes
+        seat.free_slots -= 1
+        seat.taken.add(model.snapshot.revision_id)
+        seat.queue_s += model.cold_start_s
+
+    def remove(self, seat: Seat, idle: IdleReplica) -> None:
+        self._remove(seat, idle.replica, idle.owner)
+
+    def _remove(self, seat: Seat, replica: ReplicaSnapshot, owner: ModelView | None) -> None:
+        if owner is not None:
+            self.removed[owner.name] += 1
+        seat.free_bytes += replica.nbytes
+        seat.free_slots += 1
+        seat.gone.add(replica.revision_id)
+
+    def _draw_up(self, view: WorkerView) -> None:
+        now_s = self.now_s
+        view.idle_until_s = inf
+        found = [
+            self._idle(view, replica)
+            for replica in view.replicas.values()
+            if replica.phase is Phase.READY and replica.ongoing == 0
+        ]
+        found.sort(key=lambda each: (each.index, each.idle_since_s, each.replica.revision_id))
+        for each in found:
+            if each.owner is None:
+                continue
+            number = bin_of(max(0.0, now_s - each.idle_since_s))
+            if number < BINS:
+                edge_s = each.idle_since_s + EDGES_S[number + 1]
+                # Never now again: the sum may round to below the edge.
+                view.idle_until_s = min(view.idle_until_s, max(edge_s, now_s + 1e-6))
+            if each.leaves_at_s > now_s:
+                view.idle_until_s = min(view.idle_until_s, each.leaves_at_s)
+        view.idle = found
+
+    def _idle(self, view: WorkerView, replica: ReplicaSnapshot) -> IdleReplica:
+        owner = self.mirror.models.get(replica.model)
+        if owner is None or owner.snapshot.revision_id != replica.revision_id:
+            return IdleReplica(replica, None, -inf, -inf, -inf, -inf, 0.0)
+        since_s = min(idle_since_s(replica), self.now_s)
+        leaves_at_s = owner.leaves_at.get(view.worker_id, inf)
+        if self.now_s >= leaves_at_s:
+            index, loss_s = -inf, 0.0
+        else:
+            index = self.rules.residency.index(owner, self.now_s - since_s)
+            loss_s = owner.cold_start_s * owner.learned.burst.k * min(1.0, max(0.0, index))
+        return IdleReplica(
+            replica,
+            owner,
+            since_s,
+            leaves_at_s,
+            idle_since_s(replica) + owner.residency_s,
+            index,
+            loss_s,
+        )
+
+
+def _loading_s(view: WorkerView, now_s: float, models: dict[str, ModelView]) -> float:
+    """What is left of the loads that are under way."""
+    left_s = 0.0
+    for replica in view.replicas.values():
+        model = models.get(replica.model)
+        if replica.phase is Phase.ATTACHING and model is not None:
+            left_s += max(0.0, replica.since_s + model.cold_start_s - now_s)
+    return left_s

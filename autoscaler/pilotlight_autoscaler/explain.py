@@ -1,0 +1,167 @@
+"""Reasons in words, with their inputs and what would have been needed for something else."""
+
+from __future__ import annotations
+
+from pilotlight_autoscaler.decision import Reason, Rule
+from pilotlight_autoscaler.demand import ended_meanwhile
+from pilotlight_autoscaler.look import Look, idle_since_s
+from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.worker_view import IdleReplica
+
+
+def attach_reason(model: ModelView, has: int, victims: list[IdleReplica], now_s: float) -> Reason:
+    """Why one more replica starts; *has*: replicas there or ordered before it."""
+    if model.rule is Rule.PREWARM:
+        text = _prewarm_text(model, now_s)
+    else:
+        text = f"{_load_text(model)}: wants {model.want}, has {has}{_bound_text(model, now_s)}"
+    if victims:
+        names = ", ".join(f"{idle.replica.model} ({idle.replica.revision_id})" for idle in victims)
+        text += f"; evicts idle {names}"
+    return Reason(model.name, model.rule, text, inputs_of(model))
+
+
+def detach_reason(model: ModelView, worker_id: str, look: Look, now_s: float) -> Reason:
+    """Why an idle replica goes although nobody needs its room."""
+    idle_s = now_s - idle_since_s(model.live[worker_id])
+    config = model.snapshot.config
+    surplus = model.keep > 0 or model.ready > 1
+    rule = Rule.SURPLUS if model.keep > 0 else Rule.IDLE
+    if model.learned.prewarm_until_s is not None:
+        text = f"idle for {idle_s:.1f} s, the request that it was started for did not come"
+    elif config.idle_timeout_s is not None and config.downscale_delay_s is None:
+        text = f"idle for {idle_s:.1f} s, idle_timeout_s is {config.idle_timeout_s:g}"
+    else:
+        stays_s = look.surplus_timeout_s(model) if surplus else look.windows(model).keep_s
+        text = f"idle for {idle_s:.1f} s, which pays for {stays_s:.1f} s {_worth_text(model)}"
+    return Reason(model.name, rule, text, (*inputs_of(model), ("idle_s", idle_s)))
+
+
+def obsolete_reason(model: str, revision_id: str) -> Reason:
+    return Reason(model, Rule.OBSOLETE, f"idle, and no model lists revision {revision_id}")
+
+
+def drain_reason(model: ModelView, now_s: float) -> Reason:
+    peak = model.learned.peak.points[0][1]
+    text = f"{_load_text(model)}: has wanted {peak} for long, has {model.ready}, all of them busy"
+    return Reason(model.name, Rule.SURPLUS, text, (*inputs_of(model), ("peak", float(peak))))
+
+
+def hold_reason(model: ModelView, look: Look, now_s: float) -> Reason:
+    """Why nothing is done, and what would have been needed."""
+    live = model.ready + model.attaching
+    target = model.snapshot.config.target
+    if model.want > live:
+        wait_s = max(0.0, model.snapshot.retry_at_s - now_s)
+        text = f"wants {model.want}, has {live}; after a failed attach not before {wait_s:.1f} s"
+        rule = Rule.RETRY
+    elif live == 0:
+        rule, text = Rule.REST, f"at zero; would start at the first request{_gate_text(model)}"
+    elif model.demand > target * live:
+        rule, text = _short_of(model, live)
+    elif model.demand == 0:
+        rule, text = Rule.HOLDS, _idle_text(model, look, now_s)
+    else:
+        rule = Rule.HOLDS
+        text = (
+            f"{_load_text(model)}: has {live}; "
+            f"would start one more above {target * live:g}, saw {model.demand}"
+        )
+    return Reason(model.name, rule, text, inputs_of(model))
+
+
+def inputs_of(model: ModelView) -> tuple[tuple[str, float], ...]:
+    """The numbers that rules look at."""
+    learned = model.learned
+    return (
+        ("queued", float(model.snapshot.queued)),
+        ("ongoing", float(model.ongoing)),
+        ("ready", float(model.ready)),
+        ("attaching", float(model.attaching)),
+        ("want", float(model.want)),
+        ("cold_start_s", model.cold_start_s),
+        ("burst", learned.burst.k),
+        ("break_even_s", model.break_even_s),
+        ("gaps", float(learned.gaps.observed)),
+        ("hit_rate", learned.hit_rate),
+    )
+
+
+def _load_text(model: ModelView) -> str:
+    config = model.snapshot.config
+    return f"{model.snapshot.queued} queued + {model.ongoing} ongoing, target {config.target:g}"
+
+
+def _bound_text(model: ModelView, now_s: float) -> str:
+    config, load = model.snapshot.config, model.learned.load
+    if model.rule is Rule.PANIC:
+        window_s = config.panic.window_s
+        return f", panic: {window_s:g} s mean {load.mean(now_s, window_s):.1f}"
+    if model.demand > config.target * model.want and model.want == config.max_replicas:
+        return f", max_replicas is {config.max_replicas}"
+    if model.rule is Rule.FLOOR and model.demand <= config.target * (model.want - 1):
+        name = "min_replicas" if model.want == config.min_replicas else "the schedule's floor"
+        return f", {name} is {model.want}"
+    return ""
+
+
+def _prewarm_text(model: ModelView, now_s: float) -> str:
+    learned, forecast = model.learned, model.forecast
+    since_s = learned.idle_since_s or now_s
+    ends_s = forecast.drop_age_s if forecast is not None else 0.0
+    return (
+        f"idle for {now_s - since_s:.0f} s; after {learned.gaps.observed} gaps a request is due "
+        f"within {max(0.0, since_s + ends_s - now_s):.0f} s, which came true in "
+        f"{learned.hit_rate:.0%} of the cases"
+    )
+
+
+def _worth_text(model: ModelView) -> str:
+    learned = model.learned
+    return (
+        f"(cold start {model.cold_start_s:.2g} s, k {learned.burst.k:.1f}, "
+        f"weight {model.weight:g}, {learned.gaps.observed} gaps)"
+    )
+
+
+def _gate_text(model: ModelView) -> str:
+    learned, prewarm = model.learned, model.snapshot.config.prewarm
+    if not prewarm.enabled or model.snapshot.config.idle_timeout_s is not None:
+        return ""
+    if learned.gaps.observed < prewarm.min_observations:
+        return f", ahead of it after {prewarm.min_observations} gaps, saw {learned.gaps.observed}"
+    if learned.hit_rate < prewarm.min_hit_rate:
+        return (
+            f", ahead of it at a hit rate of {prewarm.min_hit_rate:g}, saw {learned.hit_rate:.2f}"
+        )
+    return ""
+
+
+def _short_of(model: ModelView, live: int) -> tuple[Rule, str]:
+    config = model.snapshot.config
+    if live >= config.max_replicas:
+        return Rule.HOLDS, f"{_load_text(model)}: has {live}, max_replicas is {live}"
+    left = model.snapshot.queued - ended_meanwhile(model, live)
+    if model.snapshot.queued and left <= 0:
+        return Rule.GUARD, (
+            f"{_load_text(model)}: the {live} there end {ended_meanwhile(model, live):.1f} while "
+            f"another starts ({model.cold_start_s:.1f} s); would start it for more queued than that"
+        )
+    mean = model.learned.load.mean(model.learned.load.seen_s)
+    return Rule.HOLDS, (
+        f"{_load_text(model)}: has {live}; would start one more at a "
+        f"{config.panic.stable_window_s:g} s mean above {config.target * live:g}, saw {mean:.1f}"
+    )
+
+
+def _idle_text(model: ModelView, look: Look, now_s: float) -> str:
+    live = model.ready + model.attaching
+    if not model.ready:
+        return f"{live} attaching, nothing asked"
+    if model.ready <= model.keep:
+        return f"idle, keeps {model.keep} of {live}"
+    age_s = max(0.0, now_s - max(idle_since_s(each) for each in model.live.values()))
+    goes_s = min(model.leaves_at.values(), default=now_s)
+    return (
+        f"idle for {age_s:.1f} s; would go in {max(0.0, goes_s - now_s):.1f} s {_worth_text(model)}"
+    )

@@ -1,0 +1,62 @@
+"""How long a model rests between requests: a decayed histogram with logarithmic bins."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+# 72 bins: under a second, then up to two days, each 18.5 % wider than the one before; and more.
+BINS = 72
+HORIZON_S = 2 * 86400.0
+EDGES_S = (0.0, *(HORIZON_S ** (n / (BINS - 1)) for n in range(BINS)))
+HALF_LIFE_GAPS = 100
+PRIOR_GAPS = 2.0  # as if seen before anything was: spread over the bins, a fifth beyond them
+_PRIOR_IN_RANGE = 0.8
+_PRIOR = (*(PRIOR_GAPS * _PRIOR_IN_RANGE / BINS for _ in range(BINS)), PRIOR_GAPS * 0.2)
+_GROWTH: float = 2 ** (1 / HALF_LIFE_GAPS)
+_RESCALE_AT = 1e9
+
+
+class GapHistogram:
+    """Gaps seen, the newest weighing most. Adding one costs the same however many there were."""
+
+    __slots__ = ("_increment", "counts", "observed")
+
+    def __init__(self) -> None:
+        self.counts = [0.0] * (BINS + 1)  # in units of the newest gap's weight, `_increment`
+        self._increment = 1.0
+        self.observed = 0  # gaps in all, not decayed
+
+    def add(self, gap_s: float) -> None:
+        # Instead of shrinking all the old ones, each new one weighs more.
+        self._increment *= _GROWTH
+        self.counts[bin_of(gap_s)] += self._increment
+        self.observed += 1
+        if self._increment > _RESCALE_AT:
+            self.counts = [count / self._increment for count in self.counts]
+            self._increment = 1.0
+
+    def masses(self) -> list[float]:
+        """Weight of each bin and of what lies beyond, with the prior; the newest gap weighs 1."""
+        unit = 1 / self._increment
+        return [count * unit + prior for count, prior in zip(self.counts, _PRIOR, strict=True)]
+
+    def dump(self) -> tuple[int, float, dict[int, float]]:
+        """Gaps observed, the unit of the counts, and the counts that are not zero."""
+        return (
+            self.observed,
+            self._increment,
+            {n: count for n, count in enumerate(self.counts) if count > 0},
+        )
+
+    @classmethod
+    def load(cls, observed: int, unit: float, counts: dict[int, float]) -> GapHistogram:
+        histogram = cls()
+        histogram.observed, histogram._increment = observed, unit
+        for n, count in counts.items():
+            histogram.counts[n] = count
+        return histogram
+
+
+def bin_of(gap_s: float) -> int:
+    """The bin of a gap; ``BINS`` for one beyond two days."""
+    return min(bisect_right(EDGES_S, gap_s) - 1, BINS)

@@ -1,0 +1,222 @@
+"""One look at one model: what it wants, which of its idle replicas go, and when to look again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from pilotlight_autoscaler.decision import Rule
+from pilotlight_autoscaler.demand import (
+    floor_replicas,
+    kept_replicas,
+    occupied_replicas,
+    replicas_for,
+    wanted_replicas,
+)
+from pilotlight_autoscaler.keep_alive import Prewarm, Windows
+from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.rules import Rules
+from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot
+
+PREWARM_RETRY_S = 10.0
+
+
+@dataclass(slots=True)
+class Look:
+    """Fills a model's ``want``, ``keep``, ``occupied``, ``leaves_at``, ``rule`` and ``due_s``."""
+
+    rules: Rules
+    max_prewarm_share: float = 0.5
+
+    def at(self, model: ModelView, now_s: float) -> None:
+        config, learned = model.snapshot.config, model.learned
+        floor = floor_replicas(config, now_s)
+        want, rule = wanted_replicas(model, floor, now_s)
+        due_s = _schedule_due_s(model, now_s) if config.schedule else inf
+        load = model.demand
+        live = model.ready + model.attaching
+        if load > config.target * live and 0 < live < config.max_replicas:
+            due_s = min(due_s, self._load_due_s(model, now_s))
+        if live > 1:
+            self._note_peak(model, now_s)
+        model.forecast = None
+        if live == 0 and load == 0:
+            if learned.prewarm_until_s is not None and now_s >= learned.prewarm_until_s:
+                learned.prewarm_until_s = None
+            if want == 0:
+                model.forecast, at_s = self._forecast(model, now_s)
+                due_s = min(due_s, at_s)
+                rule = Rule.REST if model.forecast is None else Rule.PREWARM
+                want = int(model.forecast is not None)
+        model.want, model.rule = want, rule
+        model.keep = kept_replicas(model, want, now_s)
+        model.occupied = occupied_replicas(model, floor)
+        if model.leaves_at:
+            model.leaves_at = {}
+        model.drains = ()
+        if model.ready > model.keep:
+            due_s = min(due_s, self._find_leaving(model, now_s))
+            if live > 1 and load:
+                due_s = min(due_s, self._find_drained(model, now_s))
+        elif now_s < learned.panic_until_s and model.ready > floor:
+            due_s = min(due_s, learned.panic_until_s)
+        if want > live and now_s < model.snapshot.retry_at_s:
+            due_s = min(due_s, model.snapshot.retry_at_s)
+        model.due_s = due_s
+
+    def postpone(self, model: ModelView, now_s: float) -> None:
+        """A forecast found no room: nothing is wanted until it is tried again."""
+        model.learned.prewarm_retry_s = now_s + PREWARM_RETRY_S
+        model.want, model.rule, model.forecast = 0, Rule.REST, None
+        model.due_s = model.learned.prewarm_retry_s
+
+    def windows(self, model: ModelView) -> Windows:
+        fixed_s = model.snapshot.config.idle_timeout_s
+        return Windows(fixed_s) if fixed_s is not None else self.rules.keep_alive.windows(model)
+
+    def surplus_timeout_s(self, model: ModelView) -> float:
+        """How long a replica beyond the first idles before it goes."""
+        config = model.snapshot.config
+        if config.downscale_delay_s is not None:
+            return config.downscale_delay_s
+        if config.idle_timeout_s is not None:
+            return config.idle_timeout_s
+        bounds = config.keep_alive
+        return max(bounds.min_s, min(model.break_even_s, bounds.max_s))
+
+    def rest_s(self, model: ModelView, now_s: float) -> float:
+        """When the model's last replica may go: its gap is no longer worth a replica."""
+        learned = model.learned
+        if learned.prewarm_until_s is not None:
+            return learned.prewarm_until_s
+        idle_s = max(
+            (idle_since_s(each) for each in model.live.values() if each.phase is Phase.READY),
+            default=learned.idle_since_s or 0.0,
+        )
+        config = model.snapshot.config
+        if config.idle_timeout_s is None and learned.idle_since_s is not None:
+            idle_s = max(idle_s, learned.idle_since_s)
+        if config.idle_timeout_s is None:
+            # A busy model's gaps end before this: its windows need not be worked out each time.
+            least_s = idle_s + self.rules.keep_alive.at_least_s(model)
+            if now_s < least_s:
+                return least_s
+        return idle_s + self.windows(model).keep_s
+
+    def _forecast(self, model: ModelView, now_s: float) -> tuple[Prewarm | None, float]:
+        """A window that is open now, and when to look again."""
+        learned, config = model.learned, model.snapshot.config
+        since_s = learned.idle_since_s
+        if since_s is None or config.idle_timeout_s is not None:
+            return None, inf
+        if not self.rules.keep_alive.trusts(model):
+            return None, inf
+        windows = self.windows(model).prewarm
+        for each in windows:
+            if now_s < since_s + each.load_age_s:
+                return None, since_s + each.load_age_s
+            if now_s < since_s + each.drop_age_s:
+                if now_s < learned.prewarm_retry_s:
+                    return None, learned.prewarm_retry_s
+                return each, since_s + each.drop_age_s
+        return None, inf
+
+    def _load_due_s(self, model: ModelView, now_s: float) -> float:
+        """The averages rise towards a load that is too high; a queue grows too old."""
+        load, panic = model.learned.load, model.snapshot.config.panic
+        due_s = inf if load.settled(now_s) else now_s + load.width_s
+        oldest_s = model.snapshot.oldest_queued_since_s
+        if model.snapshot.queued and oldest_s is not None:
+            late_s = oldest_s + panic.queue_slo_s
+            due_s = min(due_s, late_s if late_s > now_s else inf)
+        return due_s
+
+    def _note_peak(self, model: ModelView, now_s: float) -> None:
+        config, learned = model.snapshot.config, model.learned
+        stable = replicas_for(learned.load.mean(now_s), config.target, config.max_replicas)
+        wants = max(stable, replicas_for(model.demand, config.target, config.max_replicas))
+        learned.peak.observe(wants, now_s, self._memory_s(model))
+
+    def _memory_s(self, model: ModelView) -> float:
+        """How long the load must have needed less before a busy replica is drained."""
+        stable_s = model.snapshot.config.panic.stable_window_s
+        return max(self.surplus_timeout_s(model), stable_s)
+
+    def _find_leaving(self, model: ModelView, now_s: float) -> float:
+        """Notes when idle surplus replicas go, longest idle first; when the first one may."""
+        idle = [
+            (idle_since_s(each), worker_id)
+            for worker_id, each in model.live.items()
+            if each.phase is Phase.READY and not each.ongoing
+        ]
+        if not idle:
+            return inf
+        idle.sort()
+        surplus_s = self.surplus_timeout_s(model) if model.ready > 1 else inf
+        rest_s = self.rest_s(model, now_s) if model.keep == 0 and not model.demand else inf
+        floor, next_step_s = step(model, now_s)
+        due_s, left = inf, model.ready
+        for since_s, worker_id in idle:
+            if left <= model.keep:
+                break
+            at_s = rest_s if left == 1 else min(rest_s, since_s + surplus_s)
+            if left <= floor:
+                if next_step_s is None:
+                    return min(due_s, at_s) if at_s > now_s else due_s
+                at_s = max(at_s, next_step_s)
+            left -= 1
+            model.leaves_at[worker_id] = at_s
+            if at_s > now_s:
+                due_s = min(due_s, at_s)
+        return due_s
+
+    def _find_drained(self, model: ModelView, now_s: float) -> float:
+        """Notes which busy replicas the load has not needed for long; when there may be more.
+
+        Requests that are spread over too many replicas leave none of them idle.
+        """
+        learned = model.learned
+        hold_s = self._memory_s(model)
+        began_s = learned.load.since_s
+        if now_s < learned.panic_until_s or began_s is None:
+            return learned.panic_until_s
+        if now_s < began_s + hold_s:
+            return began_s + hold_s
+        floor, next_step_s = step(model, now_s)
+        needed = max(model.keep, learned.peak.points[0][1])
+        idle = sum(each.phase is Phase.READY and not each.ongoing for each in model.live.values())
+        surplus = model.ready - idle - needed
+        if surplus > 0 and model.ready <= floor:
+            return inf if next_step_s is None else next_step_s
+        if surplus > 0:
+            busy = sorted(
+                (each.ongoing, worker_id)
+                for worker_id, each in model.live.items()
+                if each.phase is Phase.READY and each.ongoing
+            )
+            count = min(surplus, model.ready - floor)
+            model.drains = tuple(worker_id for _, worker_id in busy[:count])
+        falls_s = learned.peak.falls_s(hold_s)
+        return inf if falls_s is None or falls_s <= now_s else falls_s
+
+
+def idle_since_s(replica: ReplicaSnapshot) -> float:
+    """Since when a ready replica serves nothing; since it is ready if nobody has said."""
+    return replica.since_s if replica.idle_since_s is None else replica.idle_since_s
+
+
+def step(model: ModelView, now_s: float) -> tuple[int, float | None]:
+    """How few ready replicas the present step down may leave; when the next one begins.
+
+    None: no step is under way, the next one may begin now.
+    """
+    learned, config = model.learned, model.snapshot.config
+    next_step_s = learned.stepped_at_s + config.panic.window_s
+    if learned.stepped_at_s > 0 and now_s < next_step_s:
+        return learned.step_floor, next_step_s
+    return model.ready - max(1, int(model.ready * config.downscaling_factor)), None
+
+
+def _schedule_due_s(model: ModelView, now_s: float) -> float:
+    changes = (each.next_change_s(now_s) for each in model.snapshot.config.schedule)
+    return min((at_s for at_s in changes if at_s is not None), default=inf)

@@ -1,0 +1,258 @@
+"""The cluster as the policy was told of it, counted as it changes so that nothing is recounted."""
+
+from __future__ import annotations
+
+from bisect import insort
+
+from pilotlight_autoscaler.checks import (
+    check_model,
+    check_node,
+    check_queue,
+    check_replica,
+    check_starting,
+    check_worker,
+)
+from pilotlight_autoscaler.errors import InputError
+from pilotlight_autoscaler.learned import Learned
+from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.snapshot import (
+    ModelSnapshot,
+    NodeSnapshot,
+    Phase,
+    ReplicaSnapshot,
+    StartingWorker,
+    WorkerSnapshot,
+)
+from pilotlight_autoscaler.worker_view import WorkerView
+
+
+class Mirror:
+    """Models, workers, nodes. ``changed`` and ``room_changed`` say what to look at again."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, ModelView] = {}
+        self.learned: dict[str, Learned] = {}  # also of models that are not known again yet
+        self.workers: dict[str, WorkerView] = {}
+        self.order: list[str] = []  # ids of the workers, sorted
+        self.nodes: dict[str, NodeSnapshot] = {}
+        self.starting: tuple[StartingWorker, ...] = ()
+        self.changed: set[str] = set()
+        self.room_changed = True
+        self.pool_changed = True  # other workers are empty, or there are others
+        self.obsolete: set[tuple[str, str]] = set()  # worker, revision: no model lists it
+        self.prewarmed: set[str] = set()  # models with a replica that nobody has asked for
+        self.empty = 0  # workers that hold nothing
+        self._held: dict[str, dict[tuple[str, str], ReplicaSnapshot]] = {}  # by model
+        self.largest_bytes = 0  # of the workers, or of the last ones while there are none
+
+    def update_model(self, model: ModelSnapshot) -> None:
+        check_model(model)
+        view = self.models.get(model.name)
+        if view is None:
+            view = self.models[model.name] = ModelView(model, Learned())
+            self.adopt(view)
+            self._recount(view)
+        else:
+            old, view.snapshot = view.snapshot, model
+            window_s = model.config.panic.stable_window_s
+            if window_s != old.config.panic.stable_window_s:
+                self.adopt(view)
+            if model.revision_id != old.revision_id or model.nbytes != old.nbytes:
+                self._recount(view)
+        self._share(view)
+        self.changed.add(model.name)
+        self.room_changed = True
+
+    def update_queue(self, model: str, queued: int, oldest_queued_since_s: float | None) -> None:
+        view = self._model(model)
+        check_queue(model, queued, oldest_queued_since_s)
+        old = view.snapshot
+        view.snapshot = ModelSnapshot(
+            old.name,
+            old.revision_id,
+            old.nbytes,
+            old.config,
+            queued,
+            oldest_queued_since_s,
+            old.cold_start_s,
+            old.service_s,
+            old.requests_per_s,
+            old.retry_at_s,
+        )
+        self.changed.add(model)
+
+    def remove_model(self, name: str) -> None:
+        view = self._model(name)
+        del self.models[name]
+        self.learned.pop(name, None)
+        self.prewarmed.discard(name)
+        self.changed.discard(name)
+        self.room_changed = True
+        for (worker_id, revision_id), replica in self._held.get(name, {}).items():
+            self.workers[worker_id].idle = None
+            if replica.phase is not Phase.DRAINING:
+                self.obsolete.add((worker_id, revision_id))
+        view.reset_counts()
+
+    def update_worker(self, worker: WorkerSnapshot) -> None:
+        check_worker(worker)
+        view = self.workers.get(worker.worker_id)
+        if view is None:
+            view = self.workers[worker.worker_id] = WorkerView(worker)
+            insort(self.order, worker.worker_id)
+            self.empty += 1
+            self.pool_changed = True
+        else:
+            here = {replica.revision_id for replica in worker.replicas}
+            for gone in [each for each in view.replicas if each not in here]:
+                self._drop(view, gone)
+            view.resize(worker)
+        for replica in worker.replicas:
+            self._put(view, replica)
+        self.room_changed = True
+        if worker.capacity_bytes != self.largest_bytes:
+            self._measure()
+
+    def update_replica(self, worker_id: str, replica: ReplicaSnapshot) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            raise InputError(f"there is no worker {worker_id!r}: update_worker comes first")
+        check_replica(replica)
+        self._put(worker, replica)
+
+    def remove_worker(self, worker_id: str) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            raise InputError(f"there is no worker {worker_id!r} to remove")
+        for revision_id in list(worker.replicas):
+            self._drop(worker, revision_id)
+        self.empty -= 1
+        self.pool_changed = True
+        del self.workers[worker_id]
+        self.order.remove(worker_id)
+        self.room_changed = True
+        if worker.capacity_bytes == self.largest_bytes:
+            self._measure()
+
+    def update_node(self, node: NodeSnapshot) -> None:
+        check_node(node)
+        self.nodes[node.node_id] = node
+        self.room_changed = True
+
+    def remove_node(self, node_id: str) -> None:
+        self.nodes.pop(node_id, None)
+
+    def update_starting(self, starting: tuple[StartingWorker, ...]) -> None:
+        check_starting(starting)
+        self.starting = starting
+        self.room_changed = True
+
+    def adopt(self, view: ModelView) -> None:
+        """Give a model what was restored of it."""
+        window_s = view.snapshot.config.panic.stable_window_s
+        learned = self.learned.get(view.name)
+        if learned is None or learned.load.window_s != window_s:
+            learned = self.learned[view.name] = _with_window(learned, Learned(window_s))
+        view.learned = learned
+        view.windows_key = None
+        if learned.prewarm_until_s is not None:
+            self.prewarmed.add(view.name)
+        self.changed.add(view.name)
+
+    def model(self, name: str) -> ModelView:
+        """Raises InputError for a model that was never told of."""
+        return self._model(name)
+
+    def _model(self, name: str) -> ModelView:
+        view = self.models.get(name)
+        if view is None:
+            raise InputError(f"there is no model {name!r}: update_model comes first")
+        return view
+
+    def _put(self, worker: WorkerView, replica: ReplicaSnapshot) -> None:
+        revision_id = replica.revision_id
+        old = worker.replicas.get(revision_id)
+        if old == replica:
+            return
+        worker.idle = None
+        view = self.models.get(replica.model)
+        current = view is not None and view.snapshot.revision_id == revision_id
+        if (
+            old is not None
+            and view is not None
+            and current
+            and old.phase is replica.phase is Phase.READY
+            and old.nbytes == replica.nbytes
+        ):  # the usual case: a request came or went
+            more = replica.ongoing - old.ongoing
+            worker.replicas[revision_id] = view.live[worker.worker_id] = replica
+            self._held[replica.model][worker.worker_id, revision_id] = replica
+            worker.ongoing += more
+            view.ongoing += more
+            self.room_changed |= replica.ongoing == 0
+            self.changed.add(replica.model)
+            return
+        if old is not None:
+            self._drop(worker, revision_id)
+        if not worker.replicas:
+            self.empty -= 1
+            self.pool_changed = True
+        worker.hold(replica)
+        self._held.setdefault(replica.model, {})[worker.worker_id, revision_id] = replica
+        if replica.phase is not Phase.DRAINING:
+            if view is not None and current:
+                view.count(worker.worker_id, replica, 1)
+            else:
+                self.obsolete.add((worker.worker_id, revision_id))
+        self.changed.add(replica.model)
+        self.room_changed = True
+
+    def _drop(self, worker: WorkerView, revision_id: str) -> None:
+        replica = worker.release(revision_id)
+        if not worker.replicas:
+            self.empty += 1
+            self.pool_changed = True
+        held = self._held[replica.model]
+        del held[worker.worker_id, revision_id]
+        if not held:
+            del self._held[replica.model]
+        self.obsolete.discard((worker.worker_id, revision_id))
+        view = self.models.get(replica.model)
+        current = view is not None and view.snapshot.revision_id == revision_id
+        if view is not None and current and worker.worker_id in view.live:
+            view.count(worker.worker_id, replica, -1)
+        self.changed.add(replica.model)
+        self.room_changed = True
+
+    def _recount(self, view: ModelView) -> None:
+        view.reset_counts()
+        for (worker_id, revision_id), replica in self._held.get(view.name, {}).items():
+            self.workers[worker_id].idle = None
+            self.obsolete.discard((worker_id, revision_id))
+            if replica.phase is Phase.DRAINING:
+                continue
+            if revision_id == view.snapshot.revision_id:
+                view.count(worker_id, replica, 1)
+            else:
+                self.obsolete.add((worker_id, revision_id))
+
+    def _measure(self) -> None:
+        largest = max((worker.capacity_bytes for worker in self.workers.values()), default=0)
+        if self.workers and largest != self.largest_bytes:
+            self.largest_bytes = largest
+            for view in self.models.values():
+                self._share(view)
+            for worker in self.workers.values():
+                worker.idle = None
+
+    def _share(self, view: ModelView) -> None:
+        share = view.snapshot.nbytes / self.largest_bytes if self.largest_bytes else 1.0
+        view.share = min(1.0, share) or 1e-9
+
+
+def _with_window(old: Learned | None, fresh: Learned) -> Learned:
+    """The averages start anew with another window; what was learned stays."""
+    if old is not None:
+        old.load, old.peak = fresh.load, fresh.peak
+        return old
+    return fresh

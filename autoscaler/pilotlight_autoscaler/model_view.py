@@ -1,0 +1,131 @@
+"""A model in the mirror: its snapshot, its replicas counted, and what its past says of it."""
+
+from __future__ import annotations
+
+from math import inf
+
+from pilotlight_autoscaler.decision import Rule
+from pilotlight_autoscaler.gaps import bin_of
+from pilotlight_autoscaler.keep_alive import Prewarm, break_even_s, lead_s
+from pilotlight_autoscaler.learned import Learned
+from pilotlight_autoscaler.residency import residency_index, unknown_index
+from pilotlight_autoscaler.snapshot import ModelSnapshot, Phase, ReplicaSnapshot
+
+MIN_RESIDENCY_S = 1.0
+
+
+class ModelView:
+    """One model. Draining replicas serve no new request: they are not among the live ones."""
+
+    __slots__ = (
+        "_index_key",
+        "_indexes",
+        "attaching",
+        "drains",
+        "due_s",
+        "forecast",
+        "keep",
+        "learned",
+        "leaves_at",
+        "live",
+        "name",
+        "occupied",
+        "ongoing",
+        "ready",
+        "rule",
+        "share",
+        "snapshot",
+        "want",
+        "windows",
+        "windows_key",
+    )
+
+    def __init__(self, snapshot: ModelSnapshot, learned: Learned) -> None:
+        self.name = snapshot.name
+        self.snapshot = snapshot
+        self.learned = learned
+        self.live: dict[str, ReplicaSnapshot] = {}  # by worker: current revision, not draining
+        self.ready = self.attaching = self.ongoing = 0
+        self.share = 1.0  # of a worker that one replica takes
+        # What the last look has found.
+        self.want = self.keep = self.occupied = 0
+        self.rule = Rule.REST
+        self.leaves_at: dict[str, float] = {}  # by worker: when an idle surplus replica goes
+        self.drains: tuple[str, ...] = ()  # workers whose busy replica is to be drained
+        self.forecast: Prewarm | None = None  # the window that is open now
+        self.due_s = inf
+        self.windows: object = None
+        self.windows_key: object = None
+        self._index_key: object = None
+        self._indexes: dict[int, float] = {}
+
+    def count(self, worker_id: str, replica: ReplicaSnapshot, sign: int) -> None:
+        """Add (1) or remove (-1) a live replica of the current revision."""
+        if replica.phase is Phase.READY:
+            self.ready += sign
+        else:
+            self.attaching += sign
+        self.ongoing += sign * replica.ongoing
+        if sign > 0:
+            self.live[worker_id] = replica
+        else:
+            del self.live[worker_id]
+
+    def reset_counts(self) -> None:
+        self.live = {}
+        self.ready = self.attaching = self.ongoing = 0
+
+    @property
+    def demand(self) -> int:
+        """Requests that wait or run."""
+        return self.snapshot.queued + self.ongoing
+
+    @property
+    def cold_start_s(self) -> float:
+        """L: the median measured, else what the snapshot thinks."""
+        measured = self.learned.cold_starts.typical_s()
+        return self.snapshot.cold_start_s if measured is None else measured
+
+    @property
+    def lead_s(self) -> float:
+        """How long ahead a forecast replica loads."""
+        slow = self.learned.cold_starts.slow_s()
+        return lead_s(self.snapshot.cold_start_s if slow is None else slow)
+
+    @property
+    def service_s(self) -> float:
+        """What one request takes; 0 if not known."""
+        return self.learned.service_s or self.snapshot.service_s
+
+    @property
+    def weight(self) -> float:
+        return self.snapshot.config.keep_alive.cold_start_weight
+
+    @property
+    def break_even_s(self) -> float:
+        """T*: how long idling costs no more than the cold start it may save."""
+        return break_even_s(self.cold_start_s, self.weight, self.learned.burst.k)
+
+    @property
+    def residency_s(self) -> float:
+        """Younger than this, only a queue that has waited a cold start may evict a replica."""
+        return max(MIN_RESIDENCY_S, self.cold_start_s)
+
+    def index(self, age_s: float) -> float:
+        """What keeping an idle replica is worth per worker-second, at this age of its idleness."""
+        learned, snapshot = self.learned, self.snapshot
+        priority = 2.0**snapshot.config.priority
+        penalty = self.weight * self.cold_start_s * learned.burst.k * priority
+        if not learned.gaps.observed:
+            worth = unknown_index(
+                age_s, self.break_even_s * priority, snapshot.requests_per_s, penalty
+            )
+            return worth / self.share
+        key = (learned.version, penalty)
+        if key != self._index_key:
+            self._index_key, self._indexes = key, {}
+        number = bin_of(age_s)
+        found = self._indexes.get(number)
+        if found is None:
+            found = self._indexes[number] = residency_index(learned.gaps, age_s, penalty)
+        return found / self.share

@@ -1,0 +1,66 @@
+"""How many worker processes there should be."""
+
+from __future__ import annotations
+
+from math import ceil, inf
+
+from pilotlight_autoscaler.decision import PoolTarget, Reason, Rule
+from pilotlight_autoscaler.draft import Draft
+from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.pool_config import PoolConfig
+from pilotlight_autoscaler.state import PoolState
+from pilotlight_autoscaler.windows import SlidingMax
+
+
+class Pool:
+    """Workers in use, those that queues lack, and the spare ones; going down only after a while."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.config = config
+        self.peak = SlidingMax()
+        self.target: int | None = None
+        self.due_s = inf
+
+    def decide(self, draft: Draft, lacking: list[ModelView], now_s: float) -> PoolTarget | None:
+        """The target, if it is another than last time. *lacking*: what found no worker."""
+        config, mirror = self.config, draft.mirror
+        used = len(mirror.workers) - mirror.empty + draft.filled()
+        needed = _needed(draft, lacking)
+        spare = config.buffer_workers if used or needed else 0
+        wanted = used + needed + spare
+        bounded = max(config.min_workers, min(wanted, config.max_workers))
+        target = self.peak.observe(bounded, now_s, config.idle_timeout_s)
+        # The bounds may have been changed since the peak.
+        target = max(config.min_workers, min(target, config.max_workers))
+        self.due_s = self.peak.falls_s(config.idle_timeout_s) or inf
+        if target == self.target:
+            return None
+        self.target = target
+        text = (
+            f"{used} in use + {needed} lacking + {spare} spare = {wanted}, "
+            f"within {config.min_workers} to {config.max_workers}"
+        )
+        if target > bounded:
+            text += f"; {target} were wanted in the last {config.idle_timeout_s:g} s"
+        inputs = (("used", float(used)), ("lacking", float(needed)), ("spare", float(spare)))
+        empty = tuple(each for each in mirror.order if not mirror.workers[each].replicas)
+        return PoolTarget(target, empty, Reason("", Rule.POOL, text, inputs))
+
+    def dump(self, worker_bytes: int) -> PoolState:
+        return PoolState(peak=list(self.peak.points), target=self.target, worker_bytes=worker_bytes)
+
+    def load(self, state: PoolState) -> None:
+        self.peak = SlidingMax(tuple(state.peak))
+        self.target = state.target
+
+
+def _needed(draft: Draft, lacking: list[ModelView]) -> int:
+    """Workers for what found no room. A worker takes one replica of a model."""
+    most, share = 0, 0.0
+    for model in lacking:
+        missing = draft.missing(model)
+        if model.rule is Rule.PREWARM or model.snapshot.nbytes > draft.mirror.largest_bytes > 0:
+            continue  # not worth a process; no worker of this kind would help
+        most = max(most, missing)
+        share += missing * model.share
+    return max(most, ceil(share - 1e-9))

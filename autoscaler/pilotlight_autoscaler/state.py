@@ -1,0 +1,130 @@
+"""What is learned, as it is saved: JSON, versioned, bounded, and refused by name if damaged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pilotlight_autoscaler.cold_starts import SAMPLES
+from pilotlight_autoscaler.errors import StateError
+from pilotlight_autoscaler.gaps import BINS
+from pilotlight_autoscaler.snapshot import Tier
+from pilotlight_autoscaler.windows import BUCKETS
+
+STATE_VERSION = 1
+MAX_MODELS = 100_000
+_MAX_POINTS = 10_001  # one for each number of replicas
+
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+
+
+class _State(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GapsState(_State):
+    """Idle gaps by bin, in units of the newest one's weight."""
+
+    observed: _Count = 0
+    unit: Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)] = 1.0
+    counts: dict[Annotated[int, Field(ge=0, le=BINS)], _Amount] = {}
+
+
+class ColdStartsState(_State):
+    """The newest measured cold starts by tier, in seconds."""
+
+    samples: dict[Tier, Annotated[list[_Amount], Field(max_length=SAMPLES)]] = {}
+    latest: Tier | None = None
+
+
+class BurstState(_State):
+    """The burst factor, and the burst that is being counted."""
+
+    k: Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)] = 1.0
+    began_s: _Amount | None = None
+    waiting: _Amount = 0.0
+
+
+class LoadState(_State):
+    """The load of the last window, and the replicas it wanted in the last while."""
+
+    window_s: Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)] = 60.0
+    buckets: Annotated[list[tuple[_Count, _Amount]], Field(max_length=BUCKETS + 2)] = []
+    load: _Amount = 0.0
+    since_s: _Amount | None = None
+    seen_s: _Amount = 0.0
+    changed_s: _Amount = 0.0
+    peak: Annotated[list[tuple[_Amount, _Count]], Field(max_length=_MAX_POINTS)] = []
+
+
+class PanicState(_State):
+    """Until when it lasts, and the replicas that it holds."""
+
+    until_s: _Amount = 0.0
+    replicas: _Count = 0
+
+
+class PrewarmState(_State):
+    """How forecasts have done, and the one that is being carried out."""
+
+    hit_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
+    until_s: _Amount | None = None
+    retry_s: _Amount = 0.0
+
+
+class StepState(_State):
+    """The last step down."""
+
+    at_s: _Amount = 0.0
+    floor: _Count = 0
+
+
+class ModelState(_State):
+    """One model."""
+
+    gaps: GapsState = GapsState()
+    cold_starts: ColdStartsState = ColdStartsState()
+    burst: BurstState = BurstState()
+    load: LoadState = LoadState()
+    panic: PanicState = PanicState()
+    prewarm: PrewarmState = PrewarmState()
+    step: StepState = StepState()
+    service_s: _Amount = 0.0
+    idle_since_s: _Amount | None = None
+    rule: Annotated[str, Field(max_length=32)] = ""
+
+
+class PoolState(_State):
+    """The workers that were wanted in the last while, and the last answer."""
+
+    peak: Annotated[list[tuple[_Amount, _Count]], Field(max_length=_MAX_POINTS)] = []
+    target: _Count | None = None
+    worker_bytes: _Count = 0  # capacity of the largest worker that was seen
+
+
+class PolicyState(_State):
+    """All that a policy remembers."""
+
+    version: Literal[1] = 1
+    decided_s: _Amount = 0.0  # time does not go back behind this
+    models: Annotated[dict[str, ModelState], Field(max_length=MAX_MODELS)] = {}
+    pool: PoolState = PoolState()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {"version": self.version}
+
+    @classmethod
+    def from_json(cls, values: object) -> PolicyState:
+        """Raises StateError naming the first place that is wrong."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise StateError(
+                f"saved autoscaler state: {place or 'all of it'}: {first['msg']}; "
+                "without it everything is learned again"
+            ) from error
