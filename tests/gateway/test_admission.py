@@ -39,6 +39,7 @@ class Scheduler:
         self.queued: list[int] = []
         self.called = asyncio.Event()
         self.error: AttachError | None = None
+        self.settles = False
 
     async def place(self, name: str, queued: int) -> Route:
         self.queued.append(queued)
@@ -47,7 +48,7 @@ class Scheduler:
             raise self.error
         if queued and not self.replicas:
             await asyncio.sleep(0.01)  # the real one holds the call for up to a second
-        return Route(self.known, self.replicas)
+        return Route(self.known, self.replicas, settled=self.settles)
 
 
 def build(**autoscaling: Any) -> tuple[Admission, Scheduler]:
@@ -199,6 +200,21 @@ def test_admission_demand_is_withdrawn_when_nothing_waits() -> None:
             await scheduler.called.wait()
 
         assert scheduler.queued[-1] == 0
+
+    run(scenario())
+
+
+def test_admission_demand_that_the_scheduler_settled_is_not_withdrawn() -> None:
+    async def scenario() -> None:
+        admission, scheduler = build()
+        scheduler.replicas = (RouteReplica("w1", False),)
+        scheduler.settles = True
+        slot = await admission.acquire("m")
+        admission.release("m", slot)
+        for _ in range(10):  # the placing task's last turns
+            await asyncio.sleep(0)
+
+        assert scheduler.queued == [1]
 
     run(scenario())
 

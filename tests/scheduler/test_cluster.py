@@ -103,3 +103,18 @@ def test_cluster_checkpoint_that_is_arriving_is_in_use() -> None:
 
     assert "/new" in used
     assert "/new" not in cluster.checkpoints_in_use()
+
+
+def test_cluster_has_room_for_what_its_replicas_do_not_run() -> None:
+    cluster, _ = build(replica("a", ongoing=5))
+    limit = cluster.models["a"].record.spec.autoscaling.max_ongoing_requests
+
+    assert cluster.has_room("a", limit - 5)
+    assert not cluster.has_room("a", limit - 4)
+
+
+def test_cluster_has_no_room_in_a_replica_that_leaves() -> None:
+    cluster, worker = build(replica("a"))
+    worker.leaving.add("a-1")
+
+    assert not cluster.has_room("a", 1)

@@ -197,6 +197,7 @@ class Admission:
 
     async def _keep_placing(self, name: str, queue: _Queue) -> None:
         """Tell the scheduler at once, and every second while requests wait."""
+        settled = False
         try:
             while queue.waiting:
                 queue.changed.clear()
@@ -204,16 +205,19 @@ class Admission:
                     route = await self._place(name, len(queue.waiting))
                 except PlatformError as error:
                     self._fail(queue, error)
+                    settled = False
                     break
                 self._adopt(name, route)
                 self._serve(name, queue)
+                settled = route.settled
                 if queue.waiting and route.replicas:
                     try:
                         async with asyncio.timeout(_REASSERT_S):
                             await queue.changed.wait()
                     except TimeoutError:
                         pass
-            await self._place(name, 0)  # nothing waits any more
+            if not settled:
+                await self._place(name, 0)  # nothing waits any more
         except PlatformError as error:
             logger.info("demand_not_withdrawn model=%s reason=%s", name, error)
         except Exception as error:

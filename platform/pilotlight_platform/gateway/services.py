@@ -19,6 +19,7 @@ from pilotlight_platform.gateway.admission import Admission
 from pilotlight_platform.gateway.deploys import Deploys
 from pilotlight_platform.gateway.generator import Generator
 from pilotlight_platform.gateway.timelines import TimelineLog
+from pilotlight_platform.heap import freeze_heap
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.scheduler_client import SchedulerClient
 from pilotlight_platform.schemas.cluster import Route
@@ -69,6 +70,7 @@ class Services:
         return cls(settings, client, admission, timelines, generator, Deploys(settings, client))
 
     def start(self) -> None:
+        freeze_heap()
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._tidy())]
 
     async def close(self) -> None:

@@ -195,6 +195,18 @@ class Cluster:
             tuple(worker.info for worker in self.workers.values()),
         )
 
+    def has_room(self, name: str, queued: int) -> bool:
+        """Whether the model's replicas, those on their way too, can take *queued* requests."""
+        model = self.models[name]
+        limit = model.record.spec.autoscaling.max_ongoing_requests
+        rooms = (
+            max(0, limit - replica.ongoing)
+            for worker in self.workers.values()
+            for replica in worker.replicas()
+            if replica.revision_id == model.revision_id and replica.phase != "draining"
+        )
+        return sum(rooms) >= queued
+
     def at_rest(self, name: str) -> bool:
         """Whether nothing of the model runs or waits."""
         model = self.models.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -20,6 +21,7 @@ from pilotlight_platform.errors import (
     StoreError,
     WorkerLostError,
 )
+from pilotlight_platform.heap import freeze_heap
 from pilotlight_platform.latest import Latest
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.names import APP, WORKER
@@ -47,7 +49,7 @@ _PREPARE_TIMEOUT_S = 120.0
 _JOIN_TIMEOUT_S = 30.0  # Serve lists a new replica for routing a little after it has started
 _JOIN_RETRY_S = 0.05
 _RETRY_MAX_S = 30.0
-_TABLE_DELAY_S = 0.05
+_TABLE_DELAY_S = 0.2
 _REFUSED_WAIT_S = 0.2  # a worker's report is at most 0.1 s late
 _SETTLE_MIN_S = 0.5
 _FAILED_STEP_S = 1.0
@@ -71,6 +73,7 @@ class Scheduler:
         self._pool: WorkerPool | None = None
         self._unsettled: set[str] = set()  # models whose row in the store may not be what is live
         self._changing = asyncio.Lock()  # of models: memory and store change together
+        freeze_heap()
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
 
@@ -153,8 +156,13 @@ class Scheduler:
                     await self._placed.wait()
         except TimeoutError:
             pass
-        self._model(name)  # it may have been deleted meanwhile
-        return self._cluster.route(name, found)
+        model = self._model(name)  # it may have been deleted meanwhile, or deployed again
+        route = self._cluster.route(name, found)
+        if not self._cluster.has_room(name, queued):
+            return route
+        # Taken back here: the gateway's own message would be handled beside the first prefill.
+        model.want(gateway, 0, now())
+        return replace(route, settled=True)
 
     def _model(self, name: str) -> Model:
         model = self._cluster.models.get(name)

@@ -69,6 +69,7 @@ class Route:
     record: ModelRecord
     replicas: tuple[RouteReplica, ...] = ()
     waiting_for: str | None = None  # why there is none yet, if one was asked for
+    settled: bool = False  # the replicas have room for all that waited: no need to withdraw it
 
 
 @dataclass(frozen=True, slots=True)
