@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pilotlight_loader import kernel_layout, packed
@@ -19,6 +19,8 @@ from pilotlight_loader.layout import CHUNK_BYTES, DATA_ALIGN, PAD_PREFIX, TENSOR
 from pilotlight_loader.manifest import Manifest, chunk_count
 from pilotlight_loader.mapping import MappedCheckpoint
 from pilotlight_loader.packed import PackedTensor
+from pilotlight_loader.quantize import stored
+from pilotlight_loader.quantize.stored import StoredMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class BakedCheckpoint:
     nbytes: int  # of the whole file
     data_start: int
     checksums: tuple[int, ...]
+    quantized: Mapping[str, StoredMatrix] = field(default_factory=dict)  # by the weight's name
 
     @property
     def location(self) -> str:
@@ -63,6 +66,7 @@ class BakedCheckpoint:
             nbytes=_file_bytes(header),
             data_start=header.data_start,
             checksums=manifest.checksums,
+            quantized=manifest.quantized,
         )
 
     def map(self) -> MappedCheckpoint:
@@ -96,6 +100,7 @@ def baked_tensors(header: Header, path: Path | str) -> tuple[dict[str, TensorInf
     if manifest.kernel is not None:
         _check_kernel(manifest.kernel, path)
         tensors = packed.resolve(tensors, manifest.packed, path)
+    stored.check(tensors, manifest.quantized, path)
     for alias, name in manifest.ties.items():
         if alias in tensors or name not in tensors:
             raise HeaderError(path, f"{alias!r} cannot be tied to {name!r}")

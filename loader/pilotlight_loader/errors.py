@@ -7,7 +7,8 @@ LoaderError
 │   ├── MissingShardError       the index names a file that is not there
 │   ├── UnsupportedDtypeError   torch has no such dtype, or safetensors has none
 │   ├── LayoutVersionError      not baked, or baked in another version of the layout
-│   └── ChecksumError           the bytes are not those that were baked
+│   ├── ChecksumError           the bytes are not those that were baked
+│   └── QuantizationError       a weight cannot be quantized as it was asked for
 ├── SourceReadError             the place that a checkpoint is read from does not give its bytes
 │   ├── LocationError           not a location, or of a kind that is not installed
 │   ├── ObjectMissingError      there is no such object
@@ -73,6 +74,15 @@ class LayoutVersionError(CheckpointError):
 
 class ChecksumError(CheckpointError):
     """The bytes on disk are not those that were baked."""
+
+
+class QuantizationError(CheckpointError):
+    """A weight cannot be quantized as it was asked for: leave it out, or choose another kind."""
+
+    def __init__(self, path: Path | str, weight: str, reason: str) -> None:
+        super().__init__(path, f"{weight!r} cannot be quantized: {reason}")
+        self.args = (path, weight, reason)
+        self.weight = weight
 
 
 class SourceReadError(LoaderError):

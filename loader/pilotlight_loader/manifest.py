@@ -12,6 +12,8 @@ from pilotlight_loader import packed
 from pilotlight_loader.errors import HeaderError, LayoutVersionError
 from pilotlight_loader.layout import CHUNK_BYTES, LAYOUT_VERSION
 from pilotlight_loader.packed import PackedEntry
+from pilotlight_loader.quantize import stored
+from pilotlight_loader.quantize.stored import StoredMatrix
 from pilotlight_loader.strict_json import StrictJsonError, parse_object
 
 PREFIX = "pilotlight."
@@ -20,6 +22,7 @@ _TIES = PREFIX + "ties"
 _CHECKSUMS = PREFIX + "crc32"
 _KERNEL = PREFIX + "kernel"
 _PACKED = PREFIX + "packed"
+_QUANTIZED = PREFIX + "quantized"
 _CRC = struct.Struct(">I")  # eight hex digits each
 # transformers refuses safetensors files that do not say which framework wrote them.
 _FORMAT = {"format": "pt"}
@@ -27,13 +30,14 @@ _FORMAT = {"format": "pt"}
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Ties, checksums, packed weights, and what the caller of bake() wanted to be kept."""
+    """Ties, checksums, packed and quantized weights, and what the caller wanted to be kept."""
 
     ties: Mapping[str, str]  # alias -> the name under which the tensor is stored
     checksums: tuple[int, ...]  # CRC-32 of each CHUNK_BYTES of data, in file order
     extra: Mapping[str, str]
     kernel: str | None = None  # whose layouts the packed weights have; None: none is packed
     packed: Mapping[str, PackedEntry] = field(default_factory=dict)
+    quantized: Mapping[str, StoredMatrix] = field(default_factory=dict)  # by the weight's name
 
     def to_metadata(self) -> dict[str, str]:
         """Header metadata; its length depends on the number of checksums, not on their values."""
@@ -43,6 +47,7 @@ class Manifest:
             _VERSION: str(LAYOUT_VERSION),
             _TIES: json.dumps(dict(self.ties), sort_keys=True),
             **({_KERNEL: self.kernel, _PACKED: packed.encode(self.packed)} if self.kernel else {}),
+            **({_QUANTIZED: stored.encode(self.quantized)} if self.quantized else {}),
             _CHECKSUMS: b"".join(map(_CRC.pack, self.checksums)).hex(),
         }
 
@@ -69,6 +74,7 @@ class Manifest:
             },
             kernel=kernel,
             packed={} if kernel is None else packed.parse(metadata[_PACKED], _PACKED, path),
+            quantized=stored.parse(metadata.get(_QUANTIZED, "{}"), _QUANTIZED, path),
         )
 
 

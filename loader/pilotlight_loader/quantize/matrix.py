@@ -1,6 +1,7 @@
 """Quantized matrices as values: integer codes, their scales, and the arithmetic that joins them.
 
-One arithmetic for all integers, that of torch's int4 kernels: ``w = (code - offset) * scale + zero``.
+One arithmetic for all integers, that of torch's int4 kernels:
+``w = (code - offset) * scale + zero``.
 A zero point z of GPTQ or AWQ, ``(code - z) * scale``, is ``zero = (offset - z) * scale``.
 """
 

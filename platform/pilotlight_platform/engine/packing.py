@@ -20,6 +20,7 @@ from pilotlight_loader.bake_packed import bake_packed
 from pilotlight_loader.baked_writer import Progress
 from pilotlight_loader.module_tensors import module_tensors
 from pilotlight_loader.packed_linear import PackedLinear, accept_packed
+from pilotlight_platform.engine.quantizing import take_quantized
 from pilotlight_platform.engine.weight_readers import directly_read
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,9 @@ def write_packed(
 
 def open_packed(directory: Path, module: nn.Module, plain: BakedCheckpoint) -> BakedCheckpoint:
     """What a worker attaches to *module*, which is made to take it: *plain*, or better."""
+    if plain.quantized:
+        take_quantized(module, plain)
+        return plain
     path = packed_path(directory)
     if path is None or not path.is_file():
         _log_unused(directory, path)

@@ -95,7 +95,7 @@ def _load(directory: Path, packed: bool) -> Skeleton:
     module = _build(config, plain)
     _rehearse(module)
     straighten_output_input(module)
-    baked = open_packed(directory, module, plain) if packed else plain
+    baked = open_packed(directory, module, plain) if packed or plain.quantized else plain
     tokenizer = load_tokenizer(directory)
     generation = _generation_config(directory, config)
     parameters = inspect.signature(module.forward).parameters

@@ -10,6 +10,8 @@ from pilotlight_autoscaler.config import AutoscalingConfig
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "int8", "int4", "fp8"]
+QuantizationRounding = Literal["nearest", "gptq"]
 ModelState = Literal["zero", "attaching", "ready", "failed"]
 BakePhase = Literal["fetch", "check", "load", "bake", "verify"]
 
@@ -31,6 +33,24 @@ class ModelSpec(BaseModel):
     )
     task: Literal["text-generation"] = Field("text-generation", description="What the model does.")
     dtype: Dtype = Field("auto", description="Weights' type; auto keeps the checkpoint's own.")
+    quantization: Quantization = Field(
+        "none",
+        description="Weights in fewer bits: int8 per row, int4 in groups of 128, fp8 (e4m3) per row.",
+    )
+    quantization_rounding: QuantizationRounding = Field(
+        "nearest", description="How int4 is rounded; gptq asks a text what matters."
+    )
+    quantization_text: str | None = Field(
+        None,
+        min_length=1,
+        description="UTF-8 file whose text calibrates gptq; without one a text that comes along.",
+    )
+    quantization_skip: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="Layers that stay as they are, by name: patterns such as 'model.layers.0' "
+        "or '*.down_proj'.",
+    )
     autoscaling: AutoscalingConfig = Field(
         default_factory=AutoscalingConfig, description="Replicas, limits and idle time."
     )
@@ -47,6 +67,7 @@ class Revision(BaseModel):
     source_digest: str
     label: str | None = None
     dtype: str
+    quantization: Quantization = "none"
     architecture: str
     parameters: int
     nbytes: int  # of the baked weights

@@ -1,0 +1,95 @@
+"""Quantized weights in a baked directory: written at deploy, taken by a worker's skeleton."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pilotlight_loader import BakedCheckpoint
+from pilotlight_loader.baked_writer import Progress
+from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.module_tensors import module_tensors
+from pilotlight_loader.quantize.convert import quantize_baked
+from pilotlight_loader.quantize.layers import accept_quantized
+from pilotlight_loader.quantize.matrix import Kind
+from pilotlight_loader.quantize.nearest import NearestRounding
+from pilotlight_loader.quantize.rounding import Rounding
+from pilotlight_loader.quantize.rule import plan_schemes
+from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX
+from pilotlight_platform.engine.weight_readers import directly_read
+
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizing:
+    """What a deploy asks for."""
+
+    kind: Kind
+    skip: tuple[str, ...] = ()
+
+
+def write_quantized(
+    module: nn.Module,
+    baked: BakedCheckpoint,
+    quantizing: Quantizing,
+    progress: Progress,
+    rounding: Rounding | None = None,
+) -> BakedCheckpoint:
+    """Put a quantized file in the place of *baked*, which *module* was baked to.
+
+    Raises QuantizationError where a weight cannot be, or none is left; else LoaderError.
+    """
+    weights = {
+        name: shape for name, shape in quantizable_weights(module).items() if name in baked.tensors
+    }
+    schemes = plan_schemes(module, quantizing.kind, weights, quantizing.skip)
+    part = baked.path.with_name(f"quantized.{baked.path.name}")
+    try:
+        quantize_baked(baked, part, schemes, rounding or NearestRounding(), progress=progress)
+        part.replace(baked.path)
+    finally:
+        part.unlink(missing_ok=True)
+    return BakedCheckpoint.open(baked.path)
+
+
+def take_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:
+    """Make *module*, which has no weights, take those of *baked*. Raises ValueError if it cannot."""
+    named = dict(baked.quantized)
+    for alias, name in baked.ties.items():
+        weight = name.removesuffix(CODES_SUFFIX)
+        if name != weight and weight in baked.quantized:
+            named[alias.removesuffix(CODES_SUFFIX)] = baked.quantized[weight]
+    dtypes = {name: _scale_dtype(baked, name) for name in named}
+    accept_quantized(module, named, dtypes)
+
+
+def quantizable_weights(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Shapes of matrices that only plain linear layers and embeddings read, by all their names."""
+    read = directly_read(module)
+    users: dict[int, list[Any]] = defaultdict(list)
+    for entry in module_tensors(module):
+        users[id(entry.tensor)].append(entry)
+    found: dict[str, tuple[int, int]] = {}
+    for entries in users.values():
+        tensor = entries[0].tensor
+        if tensor.dim() != 2 or tensor.dtype not in _FLOATS or not tensor.numel():
+            continue
+        if all(
+            type(entry.module) in (nn.Linear, nn.Embedding)
+            and entry.key == "weight"
+            and read.isdisjoint(entry.name.split(".")[:-1])
+            for entry in entries
+        ):
+            found |= {entry.name: (tensor.shape[0], tensor.shape[1]) for entry in entries}
+    return found
+
+
+def _scale_dtype(baked: BakedCheckpoint, name: str) -> torch.dtype:
+    scales = name + SCALES_SUFFIX
+    info = baked.tensors[baked.ties.get(scales, scales)]
+    return torch_dtype(info.dtype, info.name, baked.path)
