@@ -46,6 +46,9 @@ def read_model_spec(
     values, lines = ({}, {}) if file is None else _read(file)
     if file is not None and isinstance(values.get("source"), str):
         values["source"] = _located(values["source"], file.absolute().parent)
+    if file is not None and isinstance(values.get("quantization_text"), str):
+        folder = file.absolute().parent
+        values["quantization_text"] = _located(values["quantization_text"], folder)
     if source is not None:
         values["source"] = _located(source, Path.cwd())
     if name is not None:

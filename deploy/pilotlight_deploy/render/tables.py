@@ -16,6 +16,7 @@ from pilotlight_platform.schemas.model import (
     ModelState,
     ModelStatus,
     PlatformStatus,
+    Revision,
     WorkerStatus,
 )
 from pilotlight_platform.schemas.timeline import Timeline
@@ -41,7 +42,7 @@ def models_table(models: Sequence[ModelStatus]) -> RenderableType:
             Text(str(sum(replica.ongoing for replica in model.replicas))),
             Text(str(model.queued)),
             Text(size(revision.nbytes)),
-            Text(revision.dtype),
+            Text(_weights_type(revision)),
         )
     return table
 
@@ -54,7 +55,7 @@ def model_details(model: ModelStatus) -> RenderableType:
         ("revision", revision.id + (f" ({printable(revision.label)})" if revision.label else "")),
         ("source", printable(revision.source)),
         ("kind", f"{revision.architecture}, {count(revision.parameters)} parameters"),
-        ("weights", f"{size(revision.nbytes)} {revision.dtype}"),
+        ("weights", f"{size(revision.nbytes)} {_weights_type(revision)}"),
         ("context", f"{revision.context_length} tokens"),
         ("replicas", f"{_ready(model)}, {scaling.min_replicas} to {scaling.max_replicas}"),
         ("idle after", _idle_after(scaling.idle_timeout_s)),
@@ -79,7 +80,7 @@ def deployed(live: DeployLive) -> RenderableType:
     made = "already baked" if live.reused else "baked"
     return Text(
         f"{live.model.name} is live: {revision.architecture}, {count(revision.parameters)} "
-        f"parameters, {size(revision.nbytes)} {revision.dtype}, {made}"
+        f"parameters, {size(revision.nbytes)} {_weights_type(revision)}, {made}"
     )
 
 
@@ -126,6 +127,13 @@ def _pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:
 
 def _ready(model: ModelStatus) -> int:
     return sum(replica.phase == "ready" for replica in model.replicas)
+
+
+def _weights_type(revision: Revision) -> str:
+    """``bfloat16``, or ``int4 (bfloat16)``: what is stored, and what is computed with."""
+    if revision.quantization == "none":
+        return revision.dtype
+    return f"{revision.quantization} ({revision.dtype})"
 
 
 def _state(state: ModelState) -> Text:

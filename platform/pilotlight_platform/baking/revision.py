@@ -14,11 +14,13 @@ from typing import Any
 from pilotlight_loader import LAYOUT_VERSION, kernel_layout
 from pilotlight_platform.baking.fetched import local_source
 from pilotlight_platform.baking.order import BakeOrder
+from pilotlight_platform.engine.quantizing import QUANTIZATION_VERSION, Quantizing
 from pilotlight_platform.engine.source import BakedSource, Report, bake_source, source_digest
-from pilotlight_platform.errors import DeployError, PlatformError
+from pilotlight_platform.errors import DeployError, PlatformError, SourceError
 from pilotlight_platform.schemas.model import BakeDone, ModelSpec, Revision
 
 _MANIFEST = "revision.json"
+_MAX_TEXT_CHARACTERS = 4 << 20  # of a text to calibrate with; it takes the first windows of it
 
 
 def bake_revision(order: BakeOrder, report: Report) -> BakeDone:
@@ -44,15 +46,20 @@ def bake_revision(order: BakeOrder, report: Report) -> BakeDone:
 def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) -> BakeDone:
     digest = source_digest(source, report)
     # The kernel, too: a deploy under another torch writes the weights that its workers can use.
-    shaped = json.dumps([digest, spec.dtype, LAYOUT_VERSION, kernel_layout.kernel_id()])
-    content = hashlib.sha256(shaped.encode()).hexdigest()[:16]
+    shaped: list[Any] = [digest, spec.dtype, LAYOUT_VERSION, kernel_layout.kernel_id()]
+    quantizing = quantizing_of(spec)
+    if quantizing is not None:
+        shaped += [QUANTIZATION_VERSION, *quantizing.shaping()]
+    content = hashlib.sha256(json.dumps(shaped).encode()).hexdigest()[:16]
     published = checkpoints_dir / content
     reused = (published / _MANIFEST).is_file()
     if not reused:
         part = Path(tempfile.mkdtemp(prefix=f"{content}.", suffix=".part", dir=checkpoints_dir))
         try:
-            baked = bake_source(source, part, dtype=spec.dtype, report=report, digest=digest)
-            _write_synced(part / _MANIFEST, json.dumps(_manifest(baked, digest)))
+            baked = bake_source(
+                source, part, dtype=spec.dtype, report=report, digest=digest, quantizing=quantizing
+            )
+            _write_synced(part / _MANIFEST, json.dumps(_manifest(spec, baked, digest)))
             shutil.rmtree(published, ignore_errors=True)  # a directory without its manifest
             part.replace(published)
         except BaseException:
@@ -71,10 +78,32 @@ def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) 
     return BakeDone(revision=revision, reused=reused)
 
 
-def _manifest(baked: BakedSource, digest: str) -> dict[str, Any]:
+def quantizing_of(spec: ModelSpec) -> Quantizing | None:
+    """What *spec* asks for. Raises SourceError for a text that cannot be read."""
+    if spec.quantization == "none":
+        return None
+    text = None
+    if spec.quantization_text is not None:
+        text = _read_text(Path(spec.quantization_text))
+    return Quantizing(spec.quantization, spec.quantization_skip, spec.quantization_rounding, text)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_TEXT_CHARACTERS)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: no text to calibrate with: {error}") from error
+    if not text.strip():
+        raise SourceError(f"{path}: an empty text to calibrate with")
+    return text
+
+
+def _manifest(spec: ModelSpec, baked: BakedSource, digest: str) -> dict[str, Any]:
     return {
         "source_digest": digest,
         "dtype": baked.dtype,
+        "quantization": spec.quantization,
         "architecture": baked.architecture,
         "parameters": baked.parameters,
         "nbytes": baked.nbytes,

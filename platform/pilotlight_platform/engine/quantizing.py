@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from pilotlight_loader import BakedCheckpoint
+from pilotlight_loader import BakedCheckpoint, CheckpointError
 from pilotlight_loader.baked_writer import Progress
 from pilotlight_loader.dtypes import torch_dtype
 from pilotlight_loader.module_tensors import module_tensors
+from pilotlight_loader.quantize import cpu_layout
 from pilotlight_loader.quantize.convert import quantize_baked
 from pilotlight_loader.quantize.layers import accept_quantized
 from pilotlight_loader.quantize.matrix import Kind
@@ -22,6 +24,8 @@ from pilotlight_loader.quantize.rule import plan_schemes
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX
 from pilotlight_platform.engine.weight_readers import directly_read
 
+# Raise it where the same source and wishes give other codes.
+QUANTIZATION_VERSION = 1
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -31,6 +35,13 @@ class Quantizing:
 
     kind: Kind
     skip: tuple[str, ...] = ()
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    text: str | None = None  # to calibrate with; None: the one that comes along
+
+    def shaping(self) -> list[str | list[str] | None]:
+        """All that makes the bytes of a bake what they are."""
+        digest = None if self.text is None else hashlib.sha256(self.text.encode()).hexdigest()
+        return [self.kind, list(self.skip), self.rounding, digest]
 
 
 def write_quantized(
@@ -42,12 +53,14 @@ def write_quantized(
 ) -> BakedCheckpoint:
     """Put a quantized file in the place of *baked*, which *module* was baked to.
 
-    Raises QuantizationError where a weight cannot be, or none is left; else LoaderError.
+    Raises LoaderError: QuantizationError where a weight cannot be.
     """
     weights = {
         name: shape for name, shape in quantizable_weights(module).items() if name in baked.tensors
     }
     schemes = plan_schemes(module, quantizing.kind, weights, quantizing.skip)
+    if not schemes:
+        raise CheckpointError(baked.path, "no weight is left to quantize: skip fewer")
     part = baked.path.with_name(f"quantized.{baked.path.name}")
     try:
         quantize_baked(baked, part, schemes, rounding or NearestRounding(), progress=progress)
@@ -57,8 +70,20 @@ def write_quantized(
     return BakedCheckpoint.open(baked.path)
 
 
+def restore_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:
+    """Give *module*, which has all its weights, those that the codes in *baked* stand for."""
+    with baked.map() as mapped:
+        tensors = mapped.tensors()
+        for name, stored in baked.quantized.items():
+            matrix = cpu_layout.matrix(
+                stored, tensors[name + CODES_SUFFIX], tensors[name + SCALES_SUFFIX]
+            )
+            parameter = module.get_parameter(name)  # tied layers share it, and see its new data
+            parameter.data = matrix.dequantize().to(parameter.dtype)
+
+
 def take_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:
-    """Make *module*, which has no weights, take those of *baked*. Raises ValueError if it cannot."""
+    """Make *module*, without weights, take those of *baked*. Raises ValueError if it cannot."""
     named = dict(baked.quantized)
     for alias, name in baked.ties.items():
         weight = name.removesuffix(CODES_SUFFIX)

@@ -29,6 +29,11 @@ from pilotlight_loader import (
 from pilotlight_loader.sources.local import LocalOptions
 from pilotlight_platform.engine.chat import encode_messages
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, write_packed
+from pilotlight_platform.engine.quantizing import (
+    Quantizing,
+    restore_quantized,
+    write_quantized,
+)
 from pilotlight_platform.engine.skeleton import (
     context_length,
     load_tokenizer,
@@ -81,7 +86,13 @@ def source_digest(source: Path, report: Report) -> str:
 
 
 def bake_source(
-    source: Path, destination: Path, *, dtype: str, report: Report, digest: str | None = None
+    source: Path,
+    destination: Path,
+    *,
+    dtype: str,
+    report: Report,
+    digest: str | None = None,
+    quantizing: Quantizing | None = None,
 ) -> BakedSource:
     """Bake *source* into the directory *destination*, and try it out as a worker would.
 
@@ -101,9 +112,13 @@ def bake_source(
     used_dtype = str(model.dtype).removeprefix("torch.")
     _save_side_files(source, destination, model, used_dtype)
     baked = _bake(model, destination, digest, report)
-    packed = _pack(model, destination, baked, report)
+    packed = None
+    if quantizing is None:
+        packed = _pack(model, destination, baked, report)
+    else:
+        baked = _quantize(model, baked, quantizing, report)
     straighten_output_input(model)  # the same kernels on both sides
-    verify(destination, model, report)
+    verify(destination, model, report, quantized=quantizing is not None)
     if packed is not None and not _is_verified(destination, model, report):
         packed.path.unlink()
         packed = None
@@ -272,6 +287,22 @@ def _pack(
         message = f"no weights for this CPU's kernel: {error}"
         report("bake", message, baked.nbytes, baked.nbytes)
         return None
+
+
+def _quantize(
+    model: Any, baked: BakedCheckpoint, quantizing: Quantizing, report: Report
+) -> BakedCheckpoint:
+    """The weights in fewer bits, and *model* with what they stand for, to be compared with."""
+
+    def progress(done: int, total: int) -> None:
+        report("bake", f"quantizing to {quantizing.kind}", done, total)
+
+    try:
+        quantized = write_quantized(model, baked, quantizing, progress)
+        restore_quantized(model, quantized)
+    except LoaderError as error:
+        raise SourceError(f"cannot quantize: {error}") from error
+    return quantized
 
 
 def _is_verified(destination: Path, model: Any, report: Report) -> bool:

@@ -35,7 +35,7 @@ class ModelSpec(BaseModel):
     dtype: Dtype = Field("auto", description="Weights' type; auto keeps the checkpoint's own.")
     quantization: Quantization = Field(
         "none",
-        description="Weights in fewer bits: int8 per row, int4 in groups of 128, fp8 (e4m3) per row.",
+        description="Weights in fewer bits: int8 and fp8 (e4m3) per row, int4 in groups of 128.",
     )
     quantization_rounding: QuantizationRounding = Field(
         "nearest", description="How int4 is rounded; gptq asks a text what matters."

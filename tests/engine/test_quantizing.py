@@ -1,0 +1,210 @@
+"""A quantized revision: baked, verified, attached without a copy, and gone after a detach."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pilotlight_loader import BakedCheckpoint
+from pilotlight_loader.quantize.layers import QuantizedEmbedding, QuantizedLinear
+from pilotlight_platform.engine import quantizing, source
+from pilotlight_platform.engine.executor import Engine
+from pilotlight_platform.engine.quantizing import Quantizing, quantizable_weights
+from pilotlight_platform.engine.rehearsal import rehearse
+from pilotlight_platform.engine.replica import Replica
+from pilotlight_platform.engine.skeleton import Skeleton
+from pilotlight_platform.engine.source import bake_source
+from pilotlight_platform.errors import SourceError, VerificationError
+
+KINDS = ["int8", "int4", "fp8"]
+WIDE = {"hidden_size": 128, "intermediate_size": 256}
+
+
+@pytest.fixture(scope="session")
+def quantized(make_source, tmp_path_factory):
+    """The directory of a Llama baked in one kind, and of its source."""
+    root = tmp_path_factory.mktemp("quantized")
+    origin = make_source("llama", root / "source", tie_word_embeddings=True, **WIDE)
+    made: dict[str, Path] = {}
+
+    def bake(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = root / kind
+            made[kind].mkdir()
+            bake_source(
+                origin,
+                made[kind],
+                dtype="bfloat16",
+                report=lambda *_: None,
+                quantizing=Quantizing(kind),
+            )
+        return made[kind]
+
+    bake.source = origin
+    return bake
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantized_skeleton_takes_the_file_as_it_is(quantized, kind) -> None:
+    skeleton = Skeleton.load(quantized(kind))
+    replica = Replica.attach(skeleton)
+    try:
+        layer = skeleton.module.model.layers[0].mlp.up_proj
+        embedding = skeleton.module.get_input_embeddings()
+        anonymous = _anonymous_bytes(layer.weight_codes)
+
+        assert isinstance(layer, QuantizedLinear)
+        assert layer.stored.scheme.kind == kind
+        assert isinstance(embedding, QuantizedEmbedding)
+        assert skeleton.module.lm_head.weight_codes is not None
+        assert skeleton.module.lm_head.weight_codes.data_ptr() == embedding.weight_codes.data_ptr()
+        assert anonymous == 0
+    finally:
+        replica.detach()
+    assert layer.weight_codes.is_meta
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantized_model_can_be_rehearsed(quantized, kind) -> None:
+    skeleton = Skeleton.load(quantized(kind))
+    with Engine(1) as engine:
+        rehearse(engine, skeleton)
+
+    assert not skeleton.attached
+
+
+def test_quantized_skip_keeps_layers_in_bf16(quantized, tmp_path) -> None:
+    wishes = Quantizing("int8", skip=("*.down_proj", "lm_head", "model.embed_tokens"))
+    bake_source(
+        quantized.source, tmp_path, dtype="bfloat16", report=lambda *_: None, quantizing=wishes
+    )
+    baked = BakedCheckpoint.open(tmp_path / "model.safetensors")
+
+    assert "model.layers.0.mlp.up_proj.weight" in baked.quantized
+    assert baked.tensors["model.layers.0.mlp.down_proj.weight"].dtype == "BF16"
+    assert baked.tensors["model.embed_tokens.weight"].dtype == "BF16"
+
+
+def test_quantized_skip_of_everything_is_refused(quantized, tmp_path) -> None:
+    with pytest.raises(SourceError, match="no weight is left to quantize"):
+        bake_source(
+            quantized.source,
+            tmp_path,
+            dtype="bfloat16",
+            report=lambda *_: None,
+            quantizing=Quantizing("int8", skip=("*",)),
+        )
+
+
+def test_quantized_bake_leaves_one_file_of_weights(quantized) -> None:
+    names = sorted(path.name for path in quantized("int4").glob("*.safetensors"))
+
+    assert names == ["model.safetensors"]
+
+
+def test_quantized_weights_that_answer_otherwise_are_refused(
+    quantized, tmp_path, monkeypatch
+) -> None:
+    def restore_noise(module, baked) -> None:
+        for parameter in module.parameters():
+            parameter.data = torch.randn_like(parameter)
+
+    monkeypatch.setattr(source, "restore_quantized", restore_noise)
+    with pytest.raises(VerificationError):
+        bake_source(
+            quantized.source,
+            tmp_path,
+            dtype="bfloat16",
+            report=lambda *_: None,
+            quantizing=Quantizing("int8"),
+        )
+
+
+def test_quantizable_weights_are_not_those_that_model_code_reads(quantized) -> None:
+    module = Skeleton.load(shutil.copytree(quantized("int8"), quantized("int8") / "x")).module
+
+    assert quantizable_weights(module) == {}  # its linear layers are no plain ones any more
+    assert quantizing.QUANTIZATION_VERSION >= 1
+
+
+_WORKER = """
+import re, sys
+from pathlib import Path
+from pilotlight_platform.engine.skeleton import Skeleton
+from pilotlight_platform.engine.replica import Replica
+import torch
+skeleton = Skeleton.load(Path(sys.argv[1]))
+replica = Replica.attach(skeleton)
+with torch.inference_mode():
+    skeleton.module(input_ids=torch.arange(8)[None])
+for tensor in skeleton.module.buffers():
+    tensor.view(torch.uint8).sum()
+print("attached", flush=True)
+sys.stdin.readline()
+def kib(field):
+    found, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        parts = line.split()
+        if re.match(r"[0-9a-f]+-[0-9a-f]+$", parts[0]):
+            ours = line.endswith("model.safetensors")
+        elif ours and parts[0] == field + ":":
+            found += int(parts[1])
+    return found
+print(kib("Rss"), kib("Pss"), kib("Anonymous"), flush=True)
+sys.stdin.readline()
+del tensor
+replica.detach()
+print(kib("Rss"), flush=True)
+"""
+
+
+def test_quantized_workers_count_one_file_once_and_give_it_back(quantized) -> None:
+    directory = quantized("int4")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORKER, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        assert [worker.stdout.readline() for worker in workers] == ["attached\n"] * 2
+        memory = []
+        for worker in workers:
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            memory.append([int(kib) for kib in worker.stdout.readline().split()])
+        left = []
+        for worker in workers:
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            left.append(int(worker.stdout.readline()))
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+    for rss, pss, anonymous in memory:
+        assert rss > 0
+        assert pss <= 0.6 * rss
+        assert anonymous == 0
+    assert left == [0, 0]
+
+
+def _anonymous_bytes(tensor: torch.Tensor) -> int:
+    """Memory that is the process's own, in the mapping in which *tensor* stands."""
+    address = tensor.data_ptr()
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and not head.endswith(":"):
+            start, end = (int(part, 16) for part in head.split("-"))
+            inside = start <= address < end
+        elif inside and head == "Anonymous:":
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no such mapping")

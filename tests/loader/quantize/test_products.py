@@ -1,0 +1,112 @@
+"""Every kernel computes what the codes stand for, and says so where there are no numbers."""
+
+import pytest
+import torch
+
+from pilotlight_loader.quantize import cpu_layout, int4_layout, products
+from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
+from pilotlight_loader.quantize.nearest import NearestRounding
+from pilotlight_loader.quantize.stored import StoredMatrix
+
+ROWS = [1, 2, 3, 8, 9, 40]
+SCHEMES = [INT8, INT4, Scheme("int4", 32), FP8]
+
+
+def product(x, scheme, *, shape=(192, 256), block=None):
+    """(the kernel's, the reference in float64)."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(*shape, generator=generator).to(x.dtype)
+    stored = cpu_layout.plan(scheme, shape)
+    if block is not None:
+        stored = StoredMatrix(scheme, shape, block)
+    matrix = NearestRounding().matrix("w", weight, scheme)
+    codes, scales = cpu_layout.tensors(matrix, stored, x.dtype)
+    kernels = {
+        "int8": lambda: products.int8_linear(x, codes, scales),
+        "int4": lambda: products.int4_linear(x, codes, scales, stored.block),
+        "fp8": lambda: products.fp8_linear(x, codes, scales),
+    }
+    return kernels[scheme.kind](), x.double() @ matrix.dequantize().double().t()
+
+
+def some_x(rows, dtype=torch.bfloat16, columns=256):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).to(dtype)
+
+
+def assert_near(actual, expected, dtype):
+    relative = float((actual.double() - expected).norm() / expected.norm())
+    assert relative < {torch.bfloat16: 6e-3, torch.float32: 1e-4}[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("rows", ROWS)
+def test_product_is_that_of_the_dequantized_weight(rows, scheme, dtype) -> None:
+    assert_near(*product(some_x(rows, dtype), scheme), dtype)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_product_in_chunks_is_the_same(scheme, monkeypatch) -> None:
+    monkeypatch.setattr(products, "_CHUNK_ELEMENTS", 256 * 64)
+    monkeypatch.setattr(products, "integers_are_exact", lambda: False)
+
+    assert_near(*product(some_x(40), scheme), torch.bfloat16)
+
+
+@pytest.mark.parametrize("block", int4_layout.BLOCKS)
+@pytest.mark.parametrize("rows", [1, 40])
+def test_product_with_another_kernels_layout_is_the_same(block, rows) -> None:
+    assert_near(*product(some_x(rows), INT4, block=block), torch.bfloat16)
+
+
+def test_int8_product_of_a_row_does_not_depend_on_its_neighbours() -> None:
+    if not products.integers_are_exact():
+        pytest.skip("this CPU multiplies integers inexactly")
+    x = some_x(40)
+    alone, _ = product(x[:8], INT8)
+    together, _ = product(x, INT8)
+
+    assert torch.equal(alone, together[:8])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("rows", [1, 40])
+def test_product_of_no_number_is_no_number(rows, scheme, bad) -> None:
+    x = some_x(rows)
+    x[0, 3] = bad
+    actual, _ = product(x, scheme)
+
+    assert not torch.isfinite(actual[0]).any()
+    assert torch.isfinite(actual[1:]).all()
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_int8_product_of_zeros_is_zero(rows) -> None:
+    actual, _ = product(torch.zeros(rows, 256).bfloat16(), INT8)
+
+    assert not actual.any()
+
+
+@pytest.mark.parametrize("block", int4_layout.BLOCKS)
+def test_int4_layout_is_undone(block) -> None:
+    codes = torch.randint(0, 16, (128, 96)).to(torch.uint8)
+
+    assert torch.equal(int4_layout.unpack(int4_layout.pack(codes, block), block), codes)
+
+
+def test_scratch_of_a_product_is_bounded(monkeypatch) -> None:
+    asked: list[int] = []
+    real = products.scratch
+
+    def noting(shape, dtype):
+        buffer = real(shape, dtype)
+        asked.append(buffer.numel())
+        return buffer
+
+    monkeypatch.setattr(products, "scratch", noting)
+    monkeypatch.setattr(products, "_CHUNK_ELEMENTS", 256 * 64)
+    product(some_x(40), INT4, shape=(1024, 256))
+
+    assert len(asked) > 1
+    assert max(asked) <= 256 * 64
