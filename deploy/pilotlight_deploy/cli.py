@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pilotlight_deploy.commands import bench, cache, chat, demo, models, platform, sample
+from pilotlight_deploy.commands import bake, bench, cache, chat, demo, models, platform, sample
 from pilotlight_deploy.errors import CliError, from_platform
 from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_deploy.output import printable
@@ -80,6 +80,7 @@ app.command("list", rich_help_panel=_MODELS)(models.list_models)
 app.command(rich_help_panel=_MODELS)(models.show)
 app.command(rich_help_panel=_MODELS)(models.delete)
 app.command(rich_help_panel=_MODELS)(chat.chat)
+app.command(rich_help_panel=_MODELS)(bake.bake)
 app.add_typer(cache.app, name="cache", rich_help_panel=_MODELS)
 app.command("schema", rich_help_panel=_MODELS)(models.print_schema)
 app.command(rich_help_panel=_TRY)(demo.demo)

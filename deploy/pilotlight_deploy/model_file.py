@@ -35,8 +35,9 @@ def read_model_spec(
     *,
     source: str | None = None,
     name: str | None = None,
+    **fields: object,
 ) -> ModelSpec:
-    """The model to deploy: what *file* says, with *source* and *name* in place of its own.
+    """The model to deploy: what *file* says, with the others in place of its own.
 
     A relative source in the file is meant from the file's folder, *source* from the working
     directory. Without a file and a name, the model is named after its directory.
@@ -55,6 +56,7 @@ def read_model_spec(
         values["name"] = name
     elif file is None and source is not None:
         values["name"] = _name_of(Path(values["source"]))
+    values |= fields
     try:
         return ModelSpec.model_validate(values)
     except ValidationError as error:

@@ -18,7 +18,6 @@ from pilotlight_loader.quantize import cpu_layout
 from pilotlight_loader.quantize.convert import quantize_baked
 from pilotlight_loader.quantize.layers import accept_quantized
 from pilotlight_loader.quantize.matrix import Kind
-from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.rule import plan_schemes
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX
@@ -48,8 +47,8 @@ def write_quantized(
     module: nn.Module,
     baked: BakedCheckpoint,
     quantizing: Quantizing,
+    rounding: Rounding,
     progress: Progress,
-    rounding: Rounding | None = None,
 ) -> BakedCheckpoint:
     """Put a quantized file in the place of *baked*, which *module* was baked to.
 
@@ -63,7 +62,7 @@ def write_quantized(
         raise CheckpointError(baked.path, "no weight is left to quantize: skip fewer")
     part = baked.path.with_name(f"quantized.{baked.path.name}")
     try:
-        quantize_baked(baked, part, schemes, rounding or NearestRounding(), progress=progress)
+        quantize_baked(baked, part, schemes, rounding, progress=progress)
         part.replace(baked.path)
     finally:
         part.unlink(missing_ok=True)

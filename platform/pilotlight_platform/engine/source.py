@@ -26,7 +26,10 @@ from pilotlight_loader import (
     open_checkpoint,
     record_execution_order,
 )
+from pilotlight_loader.quantize.nearest import NearestRounding
+from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.sources.local import LocalOptions
+from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
 from pilotlight_platform.engine.chat import encode_messages
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, write_packed
 from pilotlight_platform.engine.quantizing import (
@@ -116,7 +119,7 @@ def bake_source(
     if quantizing is None:
         packed = _pack(model, destination, baked, report)
     else:
-        baked = _quantize(model, baked, quantizing, report)
+        baked = _quantize(model, baked, quantizing, load_tokenizer(source), report)
     straighten_output_input(model)  # the same kernels on both sides
     verify(destination, model, report, quantized=quantizing is not None)
     if packed is not None and not _is_verified(destination, model, report):
@@ -290,7 +293,11 @@ def _pack(
 
 
 def _quantize(
-    model: Any, baked: BakedCheckpoint, quantizing: Quantizing, report: Report
+    model: Any,
+    baked: BakedCheckpoint,
+    quantizing: Quantizing,
+    tokenizer: Any | None,
+    report: Report,
 ) -> BakedCheckpoint:
     """The weights in fewer bits, and *model* with what they stand for, to be compared with."""
 
@@ -298,9 +305,13 @@ def _quantize(
         report("bake", f"quantizing to {quantizing.kind}", done, total)
 
     try:
-        quantized = write_quantized(model, baked, quantizing, progress)
+        rounding: Rounding = NearestRounding()
+        if quantizing.rounding == "gptq":
+            windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
+            rounding = GptqRounding(model, windows)
+        quantized = write_quantized(model, baked, quantizing, rounding, progress)
         restore_quantized(model, quantized)
-    except LoaderError as error:
+    except (LoaderError, CalibrationError) as error:
         raise SourceError(f"cannot quantize: {error}") from error
     return quantized
 

@@ -111,7 +111,7 @@ def test_quantized_file_keeps_what_is_tied(quantized) -> None:
 def test_quantize_refuses_what_is_no_number_by_name(net, bake_module, tmp_path, bad) -> None:
     net.down.weight[5, 6] = bad
 
-    with pytest.raises(QuantizationError, match="'down.weight' cannot be quantized"):
+    with pytest.raises(QuantizationError, match=r"'down\.weight' cannot be quantized"):
         quantize_baked(bake_module(net), tmp_path / "q", SCHEMES, NearestRounding())
     assert list(tmp_path.glob("q*")) == []
 

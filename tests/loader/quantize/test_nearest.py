@@ -70,7 +70,7 @@ def test_nearest_refuses_what_is_no_number_by_name(scheme, bad) -> None:
     weight = gaussian()
     weight[5, 7] = bad
 
-    with pytest.raises(ValueError, match="'up.weight' has weights that are NaN or infinite"):
+    with pytest.raises(ValueError, match=r"'up\.weight' has weights that are NaN or infinite"):
         ROUNDING.matrix("up.weight", weight, scheme)
 
 

@@ -8,7 +8,7 @@ from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.stored import StoredMatrix
 
-ROWS = [1, 2, 3, 8, 9, 40]
+ROWS = [1, 4, 5, 32, 33]
 SCHEMES = [INT8, INT4, Scheme("int4", 32), FP8]
 
 
@@ -48,7 +48,6 @@ def test_product_is_that_of_the_dequantized_weight(rows, scheme, dtype) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_product_in_chunks_is_the_same(scheme, monkeypatch) -> None:
     monkeypatch.setattr(products, "_CHUNK_ELEMENTS", 256 * 64)
-    monkeypatch.setattr(products, "integers_are_exact", lambda: False)
 
     assert_near(*product(some_x(40), scheme), torch.bfloat16)
 
@@ -57,16 +56,6 @@ def test_product_in_chunks_is_the_same(scheme, monkeypatch) -> None:
 @pytest.mark.parametrize("rows", [1, 40])
 def test_product_with_another_kernels_layout_is_the_same(block, rows) -> None:
     assert_near(*product(some_x(rows), INT4, block=block), torch.bfloat16)
-
-
-def test_int8_product_of_a_row_does_not_depend_on_its_neighbours() -> None:
-    if not products.integers_are_exact():
-        pytest.skip("this CPU multiplies integers inexactly")
-    x = some_x(40)
-    alone, _ = product(x[:8], INT8)
-    together, _ = product(x, INT8)
-
-    assert torch.equal(alone, together[:8])
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

@@ -1,0 +1,153 @@
+"""GPTQ for a model in memory: layer by layer, on what its rounded predecessors give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pydoc_data.topics import topics
+from typing import Any
+
+import torch
+from torch import nn
+
+from pilotlight_loader.quantize.gptq import gptq
+from pilotlight_loader.quantize.matrix import Matrix, Scheme
+from pilotlight_loader.quantize.nearest import NearestRounding, check_weight
+
+_WINDOWS = 64
+_WINDOW_TOKENS = 256
+_MIN_TOKENS = 512  # fewer say too little of what matters
+_LAYER = re.compile(r"^(.*?\.\d+)\.(.+)\.weight$")
+
+
+class CalibrationError(ValueError):
+    """The model cannot be calibrated; says why."""
+
+
+def windows_of(text: str | None, tokenizer: Any, context_length: int | None) -> list[torch.Tensor]:
+    """Token ids [1, tokens] of the text's beginning; without one of the language reference that
+    every Python has. Raises CalibrationError where there is too little."""
+    if tokenizer is None:
+        raise CalibrationError("gptq needs a tokenizer, and there is none")
+    if text is None:
+        text = "\n\n".join(topics[name] for name in sorted(topics))
+    size = min(_WINDOW_TOKENS, context_length or _WINDOW_TOKENS)
+    # No token has much more than these characters; the tokenizer need not read all of a book.
+    ids = tokenizer(text[: _WINDOWS * size * 16], add_special_tokens=False)["input_ids"]
+    if len(ids) < _MIN_TOKENS:
+        raise CalibrationError(f"the text has {len(ids)} tokens, gptq needs {_MIN_TOKENS}")
+    starts = range(0, min(len(ids), _WINDOWS * size) - size + 1, size)
+    return [torch.tensor([ids[start : start + size]]) for start in starts]
+
+
+@dataclass(slots=True)
+class _Inputs:
+    """What one window gives the present layer."""
+
+    hidden: torch.Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _CapturedError(Exception):
+    """Ends a forward pass where nothing after it is wanted."""
+
+
+class GptqRounding:
+    """Rounds int4 in a decoder's layers with GPTQ, the rest to the nearest.
+
+    Holds the windows' hidden states and one layer's Hessians. *model* gets the rounded weights.
+    """
+
+    def __init__(self, model: nn.Module, windows: list[torch.Tensor]) -> None:
+        self._model = model
+        self._windows = windows
+        self._nearest = NearestRounding()
+        self._present: tuple[str, nn.Module] | None = None
+        self._inputs: list[_Inputs] = []
+        self._hessians: dict[str, torch.Tensor] = {}  # of the present layer, by weight
+
+    def matrix(self, name: str, weight: torch.Tensor, scheme: Scheme) -> Matrix:
+        """As Rounding.matrix(). Raises ValueError, naming *name*."""
+        check_weight(name, weight)
+        match = _LAYER.match(name)
+        if scheme.kind != "int4" or match is None:
+            made = self._nearest.matrix(name, weight, scheme)
+        else:
+            self._reach(match.group(1))
+            # An expert that no token chose has no Hessian.
+            hessian = self._hessians.get(name)
+            if hessian is None:
+                made = self._nearest.matrix(name, weight, scheme)
+            else:
+                made = gptq(weight, hessian, scheme.group)
+        parameter = self._model.get_parameter(name)
+        parameter.data = made.dequantize().to(parameter.dtype)
+        return made
+
+    def _reach(self, layer: str) -> None:
+        """Make *layer* the present one: its inputs, and the Hessians of its weights."""
+        if self._present is not None and self._present[0] == layer:
+            return
+        module = self._model.get_submodule(layer)
+        with torch.inference_mode(), _summing(layer, module) as hessians:
+            if self._present is None:
+                self._inputs = [_capture(self._model, module, ids) for ids in self._windows]
+            for inputs in self._inputs:
+                if self._present is not None:  # its weights are the rounded ones by now
+                    inputs.hidden = _run(self._present[1], inputs)
+                _run(module, inputs)
+        self._present = (layer, module)
+        self._hessians = hessians
+
+
+def _run(layer: nn.Module, inputs: _Inputs) -> torch.Tensor:
+    output = layer(inputs.hidden, *inputs.args, **inputs.kwargs)
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def _capture(model: nn.Module, layer: nn.Module, ids: torch.Tensor) -> _Inputs:
+    found: list[_Inputs] = []
+
+    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        found.append(_Inputs(hidden, args[1:], dict(kwargs)))
+        raise _CapturedError
+
+    hook = layer.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        model(input_ids=ids, use_cache=False)
+    except _CapturedError:
+        return found[0]
+    finally:
+        hook.remove()
+    raise CalibrationError("the first layer with weights of 4 bits never runs")
+
+
+@contextmanager
+def _summing(prefix: str, layer: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Sums of x xᵀ of each linear layer inside, by the name of its weight, while it runs."""
+    sums: dict[str, torch.Tensor] = {}
+
+    def summing(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def add(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            x = args[0].reshape(-1, args[0].shape[-1]).float()
+            if name not in sums:
+                sums[name] = torch.zeros(x.shape[1], x.shape[1])
+            sums[name].addmm_(x.t(), x)
+
+        return add
+
+    hooks = [
+        module.register_forward_pre_hook(summing(f"{prefix}.{name}.weight"))
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        yield sums
+    finally:
+        for hook in hooks:
+            hook.remove()
