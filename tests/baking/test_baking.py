@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pilotlight_loader import kernel_layout
+from pilotlight_platform.baking.directory import BakedDirectory, bake_directory
 from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.revision import bake_revision
 from pilotlight_platform.baking.unused import remove_unused
@@ -70,6 +71,32 @@ def test_bake_for_another_kernel_is_another_revision(
 
     assert not reused
     assert second.path != first.path
+
+
+def test_bake_quantized_is_another_revision_and_says_so(sample: Path, tmp_path: Path) -> None:
+    plain, _, _ = bake(sample, tmp_path)
+    int8, reused, _ = bake(sample, tmp_path, quantization="int8")
+    again, _, _ = bake(sample, tmp_path, quantization="int8", quantization_skip=["lm_head"])
+
+    assert not reused
+    assert len({plain.path, int8.path, again.path}) == 3
+    assert (plain.quantization, int8.quantization) == ("none", "int8")
+    assert int8.nbytes < 0.3 * plain.nbytes  # of float32
+
+
+def test_bake_into_a_directory_is_whole_or_nothing(sample: Path, tmp_path: Path) -> None:
+    def into(destination: Path, **spec: object) -> BakedDirectory:
+        model = ModelSpec.model_validate({"name": "m", "source": str(sample), **spec})
+        return bake_directory(model, destination, tmp_path / "cache", None, lambda *_: None)
+
+    made = into(tmp_path / "made", quantization="int8")
+
+    assert (made.path / "model.safetensors").stat().st_size == made.baked.nbytes
+    with pytest.raises(SourceError, match="exists already"):
+        into(tmp_path / "made")
+    with pytest.raises(SourceError, match="no weight is left"):
+        into(tmp_path / "other", quantization="int8", quantization_skip=["*"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
 
 
 def test_bake_refused_source_leaves_nothing(tmp_path: Path) -> None:

@@ -171,3 +171,31 @@ def test_missing_file_is_refused(tmp_path):
 def test_schema_forbids_unknown_keys():
     assert schema()["additionalProperties"] is False
     assert set(schema()["required"]) == {"name", "source"}
+
+
+def test_quantization_is_read_with_its_text_beside_the_file(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(
+        "name: a\nsource: b\nquantization: int4\nquantization_rounding: gptq\n"
+        "quantization_text: ./book.txt\nquantization_skip: [lm_head]\n"
+    )
+    spec = read_model_spec(path)
+
+    assert (spec.quantization, spec.quantization_skip) == ("int4", ("lm_head",))
+    assert spec.quantization_text == str(tmp_path / "book.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("quantization: int3", "quantization: must be 'none', 'int8', 'int4' or 'fp8'"),
+        ("quantisation: int4", "quantisation: unknown key; did you mean quantization?"),
+        ("quantization_rounding: gptq", "quantization_rounding: gptq rounds int4 only"),
+        ("quantization_text: a.txt", "quantization_text: only gptq reads one"),
+        ("quantization_skip: [a]", "quantization_skip: nothing is quantized"),
+    ],
+)
+def test_quantization_wishes_that_nothing_heeds_are_refused(tmp_path, line, problem):
+    (found,) = problems(tmp_path, f"name: a\nsource: b\n{line}\n")
+
+    assert problem in found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from pilotlight_loader import BakedCheckpoint
 from pilotlight_loader.quantize.layers import QuantizedEmbedding, QuantizedLinear
@@ -96,6 +97,44 @@ def test_quantized_skip_of_everything_is_refused(quantized, tmp_path) -> None:
             dtype="bfloat16",
             report=lambda *_: None,
             quantizing=Quantizing("int8", skip=("*",)),
+        )
+
+
+TEXT = "the quick brown fox jumps over the lazy dog and a pilot light stays on at once " * 60
+
+
+def test_quantized_with_gptq_is_nearer_on_the_text_than_the_nearest(quantized, tmp_path) -> None:
+    made = {"nearest": quantized("int4"), "gptq": tmp_path / "gptq"}
+    made["gptq"].mkdir()
+    bake_source(
+        quantized.source,
+        made["gptq"],
+        dtype="bfloat16",
+        report=lambda *_: None,
+        quantizing=Quantizing("int4", rounding="gptq", text=TEXT),
+    )
+    model = AutoModelForCausalLM.from_pretrained(quantized.source, dtype=torch.bfloat16)
+    errors = {}
+    for rounding, directory in made.items():
+        skeleton = Skeleton.load(directory)
+        ids = torch.tensor([skeleton.tokenizer(TEXT)["input_ids"][:64]])
+        replica = Replica.attach(skeleton)
+        with torch.inference_mode():
+            off = skeleton.module(input_ids=ids).logits.float() - model(input_ids=ids).logits
+        errors[rounding] = float(off.norm())
+        replica.detach()
+
+    assert errors["gptq"] < 0.95 * errors["nearest"]
+
+
+def test_quantized_with_gptq_refuses_a_short_text(quantized, tmp_path) -> None:
+    with pytest.raises(SourceError, match="gptq needs 512"):
+        bake_source(
+            quantized.source,
+            tmp_path,
+            dtype="bfloat16",
+            report=lambda *_: None,
+            quantizing=Quantizing("int4", rounding="gptq", text="too short"),
         )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from pilotlight_autoscaler.config import AutoscalingConfig
 
@@ -54,6 +54,17 @@ class ModelSpec(BaseModel):
     autoscaling: AutoscalingConfig = Field(
         default_factory=AutoscalingConfig, description="Replicas, limits and idle time."
     )
+
+    @model_validator(mode="after")
+    def _wishes_fit(self) -> Self:
+        """A wish that nothing would heed is a mistake."""
+        if self.quantization_rounding == "gptq" and self.quantization != "int4":
+            raise ValueError("quantization_rounding: gptq rounds int4 only")
+        if self.quantization_text is not None and self.quantization_rounding != "gptq":
+            raise ValueError("quantization_text: only gptq reads one: set quantization_rounding")
+        if self.quantization_skip and self.quantization == "none":
+            raise ValueError("quantization_skip: nothing is quantized: set quantization")
+        return self
 
 
 class Revision(BaseModel):
