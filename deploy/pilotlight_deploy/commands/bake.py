@@ -56,8 +56,13 @@ def bake(
         dtype=dtype,
     )
     settings = load(home)
-    from pilotlight_platform.baking.directory import bake_directory  # noqa: PLC0415  # torch
+    import torch  # noqa: PLC0415  # takes a second to import
 
+    from pilotlight_platform.baking.directory import bake_directory  # noqa: PLC0415  # the same
+
+    # As the baking process: weights are rounded in small blocks, and two threads that wait for
+    # each other on busy cores take several times as long as one.
+    torch.set_num_threads(1)
     with deploying(stderr()) as show:
         made = bake_directory(
             spec,
