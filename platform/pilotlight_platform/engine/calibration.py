@@ -35,7 +35,9 @@ def windows_of(text: str | None, tokenizer: Any, context_length: int | None) -> 
         text = "\n\n".join(topics[name] for name in sorted(topics))
     size = min(_WINDOW_TOKENS, context_length or _WINDOW_TOKENS)
     # No token has much more than these characters; the tokenizer need not read all of a book.
-    ids = tokenizer(text[: _WINDOWS * size * 16], add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text[: _WINDOWS * size * 16], add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     if len(ids) < _MIN_TOKENS:
         raise CalibrationError(f"the text has {len(ids)} tokens, gptq needs {_MIN_TOKENS}")
     starts = range(0, min(len(ids), _WINDOWS * size) - size + 1, size)
