@@ -21,6 +21,8 @@ HTTP = (ROOT / "docs" / "http-api.md").read_text()
 MODEL_FILE = (ROOT / "docs" / "model-file.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 LOADER = (ROOT / "docs" / "loader.md").read_text()
+AUTOSCALER = (ROOT / "docs" / "autoscaler.md").read_text()
+PAGES = {"loader": LOADER, "autoscaler": AUTOSCALER}  # whose codemap stands on its own page
 PACKAGES = ("autoscaler", "loader", "platform", "deploy")
 LIMITS = {"README.md": 120, "ARCHITECTURE.md": 220, "CONTRIBUTING.md": 100}
 
@@ -98,8 +100,8 @@ def test_docs_list_every_field_of_the_model_file() -> None:
 @pytest.mark.parametrize("folder", PACKAGES)
 def test_docs_codemap_names_every_module(folder: str) -> None:
     package = ROOT / folder / f"pilotlight_{folder}"
-    if folder == "loader":  # it is used alone, too, and has a page of its own
-        part = section(LOADER, "## Codemap of `loader/pilotlight_loader/`")
+    if folder in PAGES:
+        part = section(PAGES[folder], f"## Codemap of `{folder}/pilotlight_{folder}/`")
     else:
         part = section(ARCHITECTURE, f"### `{folder}/pilotlight_{folder}/`")
     named = re.findall(r"`([\w/]+\.py)`", part)
@@ -109,7 +111,7 @@ def test_docs_codemap_names_every_module(folder: str) -> None:
 
 
 def test_docs_failure_table_names_tests_that_exist() -> None:
-    cited = set(re.findall(r"`(test_\w+)`", ARCHITECTURE + LOADER))
+    cited = set(re.findall(r"`(test_\w+)`", ARCHITECTURE + LOADER + AUTOSCALER))
     sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
     defined = {name for text in sources for name in re.findall(r"def (test_\w+)\(", text)}
 
