@@ -23,6 +23,7 @@ from pilotlight_autoscaler.draft import Draft
 from pilotlight_autoscaler.errors import ClockError, InputError
 from pilotlight_autoscaler.explain import hold_reason
 from pilotlight_autoscaler.learned import Learned
+from pilotlight_autoscaler.lessons import Lessons
 from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
@@ -49,6 +50,7 @@ class Autoscaler:
         self._rules = rules or Rules()
         self._mirror = Mirror()
         self._look = Look(self._rules)
+        self._lessons = Lessons(self._mirror, self._look)
         self._pool = Pool(pool or PoolConfig())
         self._look.max_prewarm_share = self._pool.config.max_prewarm_share
         self._decided_s = 0.0
@@ -98,39 +100,13 @@ class Autoscaler:
         self._mirror.room_changed = True
 
     def arrived(self, model: str, at_s: float, requests: int = 1) -> None:
-        view = self._mirror.model(model)
-        require(at_s, f"at_s of an arrival of model {model!r}")
-        if requests < 1:
-            raise InputError(f"requests of an arrival of model {model!r} must be at least 1")
-        learned = view.learned
-        began_s = learned.idle_since_s
-        if began_s is not None:
-            gap_s = max(0.0, at_s - began_s)
-            self._check_forecasts(view, gap_s)
-            learned.gaps.add(gap_s)
-            learned.idle_since_s = learned.prewarm_until_s = None
-            learned.prewarm_retry_s = 0.0
-            learned.version += 1
-            self._mirror.changed.add(model)
-        if learned.burst.arrived(at_s, requests, view.cold_start_s, after_gap=began_s is not None):
-            learned.version += 1
+        self._lessons.arrived(model, at_s, requests)
 
     def finished(self, model: str, at_s: float, left: int, service_s: float | None = None) -> None:
-        view = self._mirror.model(model)
-        require(at_s, f"at_s of an end of model {model!r}")
-        require(left, f"left of model {model!r}")
-        if service_s is not None:
-            require(service_s, f"service_s of model {model!r}")
-            view.learned.served(service_s)
-        if left == 0:
-            view.learned.idle_since_s = at_s
-            self._mirror.changed.add(model)
+        self._lessons.finished(model, at_s, left, service_s)
 
     def cold_started(self, model: str, tier: Tier, seconds: float) -> None:
-        view = self._mirror.model(model)
-        require(seconds, f"seconds of a cold start of model {model!r}")
-        view.learned.cold_starts.add(tier, seconds)
-        self._mirror.changed.add(model)
+        self._lessons.cold_started(model, tier, seconds)
 
     # ── asked ────────────────────────────────────────────────────────────────────────────────
 
@@ -190,18 +166,6 @@ class Autoscaler:
         mirror.room_changed = mirror.pool_changed = True
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────
-
-    def _check_forecasts(self, view: ModelView, gap_s: float) -> None:
-        """Were the prewarm windows of this gap right? Also those that were not trusted."""
-        config, learned = view.snapshot.config, view.learned
-        if config.idle_timeout_s is not None or not config.prewarm.enabled:
-            return
-        if gap_s <= config.keep_alive.min_s:
-            return
-        if learned.gaps.observed >= config.prewarm.min_observations:
-            for each in self._look.windows(view).prewarm:
-                if each.load_age_s <= gap_s:
-                    learned.forecast(gap_s <= each.drop_age_s)
 
     def _look_at_changes(self, now_s: float) -> tuple[bool, list[Reason]]:
         """Look at what changed or fell due: is anything to be done, and what is held back anew."""
@@ -272,6 +236,7 @@ class Autoscaler:
         for each in [each for each in short if each.rule is Rule.PREWARM]:
             self._postpone(each, now_s)
         short = [each for each in short if each.rule is not Rule.PREWARM]
+        self._lacking.update(each.name for each in short)  # also who lost one to an eviction
         self._unplaced = actions.unplaced(short)
         self._room_due_s = actions.room_due_s(short)
         pool = self._pool.decide(draft, short, now_s)

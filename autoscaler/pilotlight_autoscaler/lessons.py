@@ -1,0 +1,65 @@
+"""What is learned from requests and starts as they are told of: gaps, bursts, forecasts, times."""
+
+from __future__ import annotations
+
+from pilotlight_autoscaler.checks import require
+from pilotlight_autoscaler.errors import InputError
+from pilotlight_autoscaler.look import Look
+from pilotlight_autoscaler.mirror import Mirror
+from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.snapshot import Tier
+
+
+class Lessons:
+    """Teaches the models of a mirror."""
+
+    def __init__(self, mirror: Mirror, look: Look) -> None:
+        self._mirror = mirror
+        self._look = look
+
+    def arrived(self, model: str, at_s: float, requests: int) -> None:
+        view = self._mirror.model(model)
+        if requests < 1:
+            raise InputError(f"requests of an arrival of model {model!r} must be at least 1")
+        require(at_s, "at_s of an arrival")
+        learned = view.learned
+        began_s = learned.idle_since_s
+        if began_s is not None:
+            gap_s = max(0.0, at_s - began_s)
+            self._check_forecasts(view, gap_s)
+            learned.gaps.add(gap_s)
+            learned.idle_since_s = learned.prewarm_until_s = None
+            learned.prewarm_retry_s = 0.0
+            learned.version += 1
+            self._mirror.changed.add(model)
+        if learned.burst.arrived(at_s, requests, view.cold_start_s, after_gap=began_s is not None):
+            learned.version += 1
+
+    def finished(self, model: str, at_s: float, left: int, service_s: float | None) -> None:
+        view = self._mirror.model(model)
+        require(at_s, "at_s of an end")
+        require(left, "left of an end")
+        if service_s is not None:
+            require(service_s, "service_s of an end")
+            view.learned.served(service_s)
+        if left == 0:
+            view.learned.idle_since_s = at_s
+            self._mirror.changed.add(model)
+
+    def cold_started(self, model: str, tier: Tier, seconds: float) -> None:
+        view = self._mirror.model(model)
+        require(seconds, f"seconds of a cold start of model {model!r}")
+        view.learned.cold_starts.add(tier, seconds)
+        self._mirror.changed.add(model)
+
+    def _check_forecasts(self, view: ModelView, gap_s: float) -> None:
+        """Were the prewarm windows of this gap right? Also those that were not trusted."""
+        config, learned = view.snapshot.config, view.learned
+        if config.idle_timeout_s is not None or not config.prewarm.enabled:
+            return
+        if gap_s <= config.keep_alive.min_s:
+            return
+        if learned.gaps.observed >= config.prewarm.min_observations:
+            for each in self._look.windows(view).prewarm:
+                if each.load_age_s <= gap_s:
+                    learned.forecast(gap_s <= each.drop_age_s)

@@ -1,0 +1,77 @@
+"""Floors: when they hold, and what is no cron expression."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from pydantic import ValidationError
+
+from pilotlight_autoscaler import AutoscalingConfig, ClusterFile, PoolConfig
+from pilotlight_autoscaler.schedule import Floor
+
+LONDON = ZoneInfo("Europe/London")
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=LONDON).timestamp()
+
+
+def test_floor_holds_from_its_start_for_its_duration() -> None:
+    floor = Floor(
+        cron="0 8 * * mon-fri", duration_s="10h", min_replicas=1, timezone="Europe/London"
+    )
+
+    assert not floor.covers(at("2026-06-01 07:59"))  # a Monday, in summer time
+    assert floor.covers(at("2026-06-01 08:00"))
+    assert floor.covers(at("2026-06-01 17:59"))
+    assert not floor.covers(at("2026-06-01 18:00"))
+    assert not floor.covers(at("2026-06-06 09:00"))
+    assert floor.next_change_s(at("2026-06-05 19:00")) == at("2026-06-08 08:00")
+    assert floor.next_change_s(at("2026-06-01 09:00")) == at("2026-06-01 18:00")
+
+
+@pytest.mark.parametrize(
+    "cron", ["0 8 * *", "60 8 * * *", "0 8 * * funday", "a b c d e", "0 9-8 * * *"]
+)
+def test_floor_refuses_what_is_no_cron(cron: str) -> None:
+    with pytest.raises(ValidationError, match="cron"):
+        Floor(cron=cron, duration_s=60, min_replicas=1)
+
+
+def test_floor_refuses_an_unknown_time_zone() -> None:
+    with pytest.raises(ValidationError, match="is no time zone"):
+        Floor(cron="0 8 * * *", duration_s=60, min_replicas=1, timezone="Mars/Base")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"idle_timeout_s": 60, "keep_alive": {}}, "leave one of them out"),
+        ({"min_replicas": 1, "prewarm": {}}, "prewarm has no effect"),
+        ({"keep_alive": {"min_s": 9, "max_s": 8}}, r"min_s \(9\) is above max_s \(8\)"),
+        ({"panic": {"window_s": 60}}, "must be below"),
+        ({"panic": {"threshold": 1}}, "threshold"),
+        (
+            {"schedule": [{"cron": "0 8 * * *", "duration_s": 60, "min_replicas": 2}]},
+            r"above max_replicas \(1\)",
+        ),
+    ],
+)
+def test_config_rules_across_fields(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        AutoscalingConfig.model_validate(values)
+
+
+def test_config_auto_survives_being_stored() -> None:
+    config = AutoscalingConfig()
+    stored = config.model_dump_json()
+
+    assert '"idle_timeout_s":"auto"' in stored
+    assert AutoscalingConfig.model_validate_json(stored).idle_timeout_s is None
+
+
+def test_pool_bounds_are_checked_together() -> None:
+    with pytest.raises(ValidationError, match=r"min_workers \(3\) is above max_workers \(2\)"):
+        PoolConfig(min_workers=3, max_workers=2)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ClusterFile.model_validate({"version": 1, "pool": {"worker": 3}})
