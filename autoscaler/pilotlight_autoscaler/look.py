@@ -58,7 +58,7 @@ class Look:
             due_s = min(due_s, self._find_leaving(model, now_s))
             if live > 1 and load:
                 due_s = min(due_s, self._find_drained(model, now_s))
-        elif now_s < learned.panic_until_s and model.ready > floor:
+        if now_s < learned.panic_until_s:
             due_s = min(due_s, learned.panic_until_s)
         if want > live and now_s < model.snapshot.retry_at_s:
             due_s = min(due_s, model.snapshot.retry_at_s)
