@@ -57,6 +57,7 @@ class Autoscaler:
         self._due: list[tuple[float, str]] = []  # heap; an entry counts if its model says so too
         self._lacking: set[str] = set()
         self._leaving: set[str] = set()
+        self._rising: set[str] = set()  # their averages rise with time towards too high a load
         self._draining: set[str] = set()
         self._unplaced: tuple[Unplaced, ...] = ()
         self._room_due_s = inf  # when what found no worker may evict
@@ -71,7 +72,7 @@ class Autoscaler:
 
     def remove_model(self, name: str) -> None:
         self._mirror.remove_model(name)
-        for names in (self._lacking, self._leaving, self._draining):
+        for names in (self._lacking, self._leaving, self._draining, self._rising):
             names.discard(name)
 
     def update_worker(self, worker: WorkerSnapshot) -> None:
@@ -171,6 +172,7 @@ class Autoscaler:
         """Look at what changed or fell due: is anything to be done, and what is held back anew."""
         mirror, due = self._mirror, self._due
         names = mirror.changed
+        names |= self._rising
         while due and due[0][0] <= now_s:
             at_s, name = heappop(due)
             view = mirror.models.get(name)
@@ -204,6 +206,7 @@ class Autoscaler:
         (self._lacking.add if lacks else self._lacking.discard)(name)
         (self._leaving.add if goes else self._leaving.discard)(name)
         (self._draining.add if view.drains else self._draining.discard)(name)
+        (self._rising.add if view.rising else self._rising.discard)(name)
         return lacks or goes or bool(view.drains)
 
     def _new_reason(self, view: ModelView, now_s: float) -> Reason | None:

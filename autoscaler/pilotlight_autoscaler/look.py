@@ -35,7 +35,8 @@ class Look:
         due_s = _schedule_due_s(model, now_s) if config.schedule else inf
         load = model.demand
         live = model.ready + model.attaching
-        if load > config.target * live and 0 < live < config.max_replicas:
+        model.rising = load > config.target * live and 0 < live < config.max_replicas
+        if model.rising:
             due_s = min(due_s, self._load_due_s(model, now_s))
         if live > 1:
             self._note_peak(model, now_s)

@@ -32,6 +32,7 @@ class ModelView:
         "occupied",
         "ongoing",
         "ready",
+        "rising",
         "rule",
         "share",
         "snapshot",
@@ -54,6 +55,7 @@ class ModelView:
         self.drains: tuple[str, ...] = ()  # workers whose busy replica is to be drained
         self.forecast: Prewarm | None = None  # the window that is open now
         self.due_s = inf
+        self.rising = False  # its load is above what its replicas are meant for
         self.windows: object = None
         self.windows_key: object = None
         self._index_key: object = None
