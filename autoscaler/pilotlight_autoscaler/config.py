@@ -166,11 +166,16 @@ class AutoscalingConfig(BaseModel):
         return self
 
     def _check_keep_alive(self) -> None:
-        if "keep_alive" in self.model_fields_set and self.idle_timeout_s is not None:
+        # Compared with the defaults, not with what was written: a stored config names every field.
+        if self.idle_timeout_s is not None and self.keep_alive != KeepAliveConfig():
             raise ValueError("keep_alive bounds an automatic idle_timeout_s: leave one of them out")
         if self.min_replicas == self.max_replicas:
-            for name in ("keep_alive", "prewarm"):
-                if name in self.model_fields_set:
+            without_effect = {
+                "keep_alive": self.keep_alive != KeepAliveConfig(),
+                "prewarm": self.prewarm != PrewarmConfig(),
+            }
+            for name, is_set in without_effect.items():
+                if is_set:
                     raise ValueError(
                         f"{name} has no effect where min_replicas and max_replicas are equal: "
                         "leave it out"

@@ -46,8 +46,8 @@ def test_floor_refuses_an_unknown_time_zone() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"idle_timeout_s": 60, "keep_alive": {}}, "leave one of them out"),
-        ({"min_replicas": 1, "prewarm": {}}, "prewarm has no effect"),
+        ({"idle_timeout_s": 60, "keep_alive": {"min_s": 5}}, "leave one of them out"),
+        ({"min_replicas": 1, "prewarm": {"enabled": False}}, "prewarm has no effect"),
         ({"keep_alive": {"min_s": 9, "max_s": 8}}, r"min_s \(9\) is above max_s \(8\)"),
         ({"panic": {"window_s": 60}}, "must be below"),
         ({"panic": {"threshold": 1}}, "threshold"),
@@ -68,6 +68,13 @@ def test_config_auto_survives_being_stored() -> None:
 
     assert '"idle_timeout_s":"auto"' in stored
     assert AutoscalingConfig.model_validate_json(stored).idle_timeout_s is None
+
+
+@pytest.mark.parametrize("values", [{"idle_timeout_s": 30}, {"min_replicas": 1}])
+def test_config_that_was_stored_is_read_again(values: dict[str, object]) -> None:
+    config = AutoscalingConfig.model_validate(values)
+
+    assert AutoscalingConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_pool_bounds_are_checked_together() -> None:
