@@ -8,8 +8,10 @@ SimulationError
 
 from __future__ import annotations
 
+from pilotlight_autoscaler.errors import AutoscalerError
 
-class SimulationError(Exception):
+
+class SimulationError(AutoscalerError):
     """Root of the tree; the message says what to change."""
 
 

@@ -1,0 +1,251 @@
+"""The event loop: a trace, a setting and a policy in, accounts out. Deterministic; no clock.
+
+The policy is the same object that decides in production and is told the same: what changes, at once
+or after a tick, and then asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from heapq import heappop
+from operator import attrgetter
+from typing import Protocol
+
+from pilotlight_autoscaler.protocol import Policy
+from pilotlight_autoscaler.simulation.actuator import Actuator
+from pilotlight_autoscaler.simulation.agenda import NEVER_US, Agenda, Once
+from pilotlight_autoscaler.simulation.errors import InvariantError, SettingError
+from pilotlight_autoscaler.simulation.machines import Model, Replica
+from pilotlight_autoscaler.simulation.meters import Meters
+from pilotlight_autoscaler.simulation.setting import Setting
+from pilotlight_autoscaler.simulation.trace import US_PER_S, Trace
+from pilotlight_autoscaler.snapshot import Phase
+
+_PATIENCE_US = 86_400 * US_PER_S  # after the horizon: what is not answered by then is lost
+_PROGRESS_EVERY = 1 << 14  # events
+
+OnProgress = Callable[[float], None]
+_ongoing = attrgetter("ongoing")
+
+
+class Adversary(Protocol):
+    """Sends requests that depend on what the policy does."""
+
+    def stopped(self, model: int, now_us: int) -> Iterable[tuple[int, int, int]]:
+        """A replica has gone: further requests as (arrival, first token, service), microseconds."""
+
+
+class Simulation:
+    """One run. Raises SettingError if trace and setting do not fit."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        setting: Setting,
+        policy: Policy,
+        *,
+        adversary: Adversary | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        if trace.names != tuple(spec.name for spec in setting.models):
+            raise SettingError("the setting's models are not those of the trace, in its order")
+        self.meters = Meters(trace.horizon_us)
+        self._trace = trace
+        self._policy = policy
+        self._adversary = adversary
+        self._on_progress = on_progress
+        self._arrival_us = trace.arrival_us[:]  # an adversary's requests come behind
+        self._first_us = trace.first_token_us[:]
+        self._service_us = trace.service_us[:]
+        self._models = [Model(index, spec) for index, spec in enumerate(setting.models)]
+        self._agenda = Agenda()
+        self._actuator = Actuator(
+            setting,
+            {model.spec.name: model for model in self._models},
+            policy,
+            self._agenda,
+            self.meters,
+            on_ready=self._ready,
+            on_gone=self._gone,
+        )
+        self._deciding = Once(self._agenda, self._decide)
+        self._dirty: list[Replica] = []
+        self._dirty_queues: list[Model] = []
+        self._running = self._queued = 0
+        self._tick_us = round(setting.tick_s * US_PER_S)
+        self._report_us = round(setting.load_report_s * US_PER_S)
+        self._delay_us = round(setting.metric_delay_s * US_PER_S)
+
+    def run(self) -> Meters:
+        """Replay the trace and what it leaves behind.
+
+        Raises InvariantError if a request is lost, a worker overfull or a busy replica stopped.
+        """
+        self._introduce()
+        heap, meters = self._agenda.heap, self.meters
+        arrival_us, model = self._trace.arrival_us, self._trace.model
+        count, index = len(arrival_us), 0
+        next_us = arrival_us[0] if count else NEVER_US
+        for events in itertools.count():
+            if heap and heap[0][0] <= next_us:
+                now_us, _, act, about = heappop(heap)
+                if index >= count and self._over(now_us):
+                    break
+                act(now_us, about)
+            elif index < count:
+                self._arrive(next_us, (index, model[index]))
+                index += 1
+                next_us = arrival_us[index] if index < count else NEVER_US
+            else:
+                break
+            if meters.arrived != meters.done + self._running + self._queued:
+                raise InvariantError("a request is lost")
+            if self._on_progress is not None and events % _PROGRESS_EVERY == 0:
+                self._on_progress(index / max(1, count))
+        if meters.done != meters.arrived:
+            raise InvariantError(f"{meters.arrived - meters.done} requests were never answered")
+        self._actuator.close(meters.horizon_us)
+        return meters
+
+    def _over(self, now_us: int) -> bool:
+        beyond_us = now_us - self.meters.horizon_us
+        return beyond_us > 0 and (
+            self.meters.done == self.meters.arrived or beyond_us > _PATIENCE_US
+        )
+
+    def _introduce(self) -> None:
+        for node in self._actuator.pool.nodes:
+            self._policy.update_node(node.snapshot())
+        for worker in self._actuator.pool.workers.values():
+            self._policy.update_worker(worker.snapshot())
+        for model in self._models:
+            self._policy.update_model(model.snapshot())
+        self._deciding.by(0)
+
+    # --- requests
+
+    def _arrive(self, now_us: int, about: tuple[int, int]) -> None:
+        index, model_index = about
+        meters, model = self.meters, self._models[model_index]
+        meters.arrived += 1
+        opens = model.unfinished == 0
+        meters.sessions += opens
+        model.unfinished += 1
+        self._policy.arrived(model.name, now_us / US_PER_S)
+        ready = model.ready
+        if not ready:
+            meters.cold += 1
+            meters.cold_sessions += opens
+        elif not model.queue:
+            replica = ready[0] if len(ready) == 1 else min(ready, key=_ongoing)
+            if replica.ongoing < model.max_ongoing:
+                self._start(now_us, index, replica)
+                self._touch(replica, now_us + self._report_us)
+                return
+        model.queue.append(index)
+        self._queued += 1
+        if self._delay_us:
+            self._agenda.at(now_us + self._delay_us, self._queue_seen, model)
+        else:
+            self._queue_seen(now_us, model)
+
+    def _queue_seen(self, now_us: int, model: Model) -> None:
+        self._touch_queue(model)
+        first = len(model.queue) == 1 or not model.ready
+        self._deciding.by(now_us if first else now_us + self._tick_us)
+
+    def _start(self, now_us: int, index: int, replica: Replica) -> None:
+        model = replica.model
+        if replica.phase is not Phase.READY or replica.ongoing >= model.max_ongoing:
+            raise InvariantError(f"{model.name} takes a request that it must not take")
+        if replica.idle_since_us is not None:
+            self.meters.idled(replica, now_us)
+            self.meters.used(replica)
+            replica.idle_since_us = None
+            replica.busy_since_us = now_us
+        replica.ongoing += 1
+        self._running += 1
+        waited_us = now_us - self._arrival_us[index]
+        if waited_us:
+            self.meters.waited_us += waited_us
+        self.meters.ttft_us.append(waited_us + self._first_us[index])
+        self._agenda.at(now_us + self._service_us[index], self._finish, (replica, index))
+
+    def _finish(self, now_us: int, about: tuple[Replica, int]) -> None:
+        replica, index = about
+        model = replica.model
+        replica.ongoing -= 1
+        self._running -= 1
+        model.unfinished -= 1
+        self.meters.done += 1
+        service_s = self._service_us[index] / US_PER_S
+        self._policy.finished(model.name, now_us / US_PER_S, model.unfinished, service_s)
+        if model.queue and replica.phase is Phase.READY:
+            self._serve_queue(now_us, replica)
+        if replica.ongoing:
+            self._touch(replica, now_us + self._report_us)
+            return
+        self.meters.served(replica, now_us)
+        replica.idle_since_us = now_us
+        if replica.phase is Phase.DRAINING:
+            self._actuator.remove(now_us, replica)
+            self._deciding.by(now_us + self._tick_us)
+        else:
+            self._touch(replica, now_us + self._tick_us)
+
+    def _serve_queue(self, now_us: int, replica: Replica) -> None:
+        queue, room = replica.model.queue, replica.model.max_ongoing - replica.ongoing
+        for _ in range(min(room, len(queue))):
+            self._queued -= 1
+            self._start(now_us, queue.popleft(), replica)
+        self._touch_queue(replica.model)
+
+    def _ready(self, now_us: int, replica: Replica) -> None:
+        self._serve_queue(now_us, replica)
+        self._touch(replica, now_us + self._tick_us)
+
+    def _gone(self, now_us: int, replica: Replica) -> None:
+        if self._adversary is None:
+            return
+        model = replica.model.index
+        for arrival_us, first_us, service_us in self._adversary.stopped(model, now_us):
+            self._agenda.at(arrival_us, self._arrive, (len(self._arrival_us), model))
+            self._arrival_us.append(arrival_us)
+            self._first_us.append(first_us)
+            self._service_us.append(service_us)
+
+    # --- what the policy learns, and when it is asked
+
+    def _touch(self, replica: Replica, by_us: int) -> None:
+        if replica.reported:
+            replica.reported = False
+            self._dirty.append(replica)
+        if by_us < self._deciding.at_us:
+            self._deciding.by(by_us)
+
+    def _touch_queue(self, model: Model) -> None:
+        if model.queue_reported:
+            model.queue_reported = False
+            self._dirty_queues.append(model)
+
+    def _decide(self, now_us: int) -> None:
+        self._report()
+        self.meters.decisions += 1
+        decision = self._policy.decide(now_us / US_PER_S)
+        self._actuator.apply(now_us, decision)
+        if decision.wake_at_s is not None and math.isfinite(decision.wake_at_s):
+            self._deciding.by(max(now_us + 1, math.ceil(decision.wake_at_s * US_PER_S)))
+
+    def _report(self) -> None:
+        for replica in self._dirty:
+            replica.reported = True
+            if replica.present:
+                self._policy.update_replica(replica.worker.worker_id, replica.snapshot())
+        self._dirty.clear()
+        for model in self._dirty_queues:
+            model.queue_reported = True
+            oldest_s = self._arrival_us[model.queue[0]] / US_PER_S if model.queue else None
+            self._policy.update_queue(model.name, len(model.queue), oldest_s)
+        self._dirty_queues.clear()

@@ -1,0 +1,187 @@
+"""Replicas, workers, nodes and models while a simulation runs; they refuse the impossible."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from pilotlight_autoscaler.simulation.errors import InvariantError
+from pilotlight_autoscaler.simulation.setting import Links, Pool, SimulatedModel
+from pilotlight_autoscaler.simulation.trace import US_PER_S
+from pilotlight_autoscaler.snapshot import (
+    ModelSnapshot,
+    NodeSnapshot,
+    Phase,
+    ReplicaSnapshot,
+    Tier,
+    WorkerSnapshot,
+)
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """A model on a worker. ``idle_since_us`` is None while it serves or loads."""
+
+    model: Model
+    worker: Worker
+    since_us: int
+    tier: Tier
+    phase: Phase = Phase.ATTACHING
+    ongoing: int = 0
+    idle_since_us: int | None = None
+    busy_since_us: int = 0
+    prewarmed: bool = False  # and not used since
+    present: bool = True
+    reported: bool = True  # whether the policy knows its state
+    share: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        pool = self.worker.pool
+        self.share = max(1 / pool.max_replicas, self.model.spec.nbytes / pool.capacity_bytes)
+
+    def snapshot(self) -> ReplicaSnapshot:
+        idle_us = self.idle_since_us
+        return ReplicaSnapshot(
+            self.model.spec.name,
+            self.model.spec.name,
+            self.model.spec.nbytes,
+            self.phase,
+            self.since_us / US_PER_S,
+            self.ongoing,
+            None if idle_us is None else idle_us / US_PER_S,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """A model's queue (indices of requests) and its ready replicas."""
+
+    index: int
+    spec: SimulatedModel
+    queue: deque[int] = field(default_factory=deque)
+    ready: list[Replica] = field(default_factory=list)
+    unfinished: int = 0  # queued and running
+    queue_reported: bool = True
+    name: str = field(init=False)
+    max_ongoing: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.spec.name
+        self.max_ongoing = self.spec.config.max_ongoing_requests
+
+    def snapshot(self) -> ModelSnapshot:
+        """As it is before its first request."""
+        spec = self.spec
+        return ModelSnapshot(
+            spec.name, spec.name, spec.nbytes, spec.config, cold_start_s=spec.cold_start_s
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """What fits and what is there, by the model's name."""
+
+    worker_id: str
+    node: Node
+    pool: Pool
+    since_us: int
+    used_bytes: int = 0
+    replicas: dict[str, Replica] = field(default_factory=dict)
+
+    def add(self, replica: Replica) -> None:
+        spec = replica.model.spec
+        if spec.name in self.replicas:
+            raise InvariantError(f"{self.worker_id} has {spec.name} already")
+        if self.used_bytes + spec.nbytes > self.pool.capacity_bytes:
+            raise InvariantError(f"{self.worker_id} has no room for {spec.name}")
+        if len(self.replicas) >= self.pool.max_replicas:
+            raise InvariantError(f"{self.worker_id} has no slot for {spec.name}")
+        self.replicas[spec.name] = replica
+        self.used_bytes += spec.nbytes
+
+    def remove(self, replica: Replica) -> None:
+        if replica.ongoing:
+            raise InvariantError(f"{replica.model.spec.name} is stopped with {replica.ongoing}")
+        replica.present = False
+        del self.replicas[replica.model.spec.name]
+        self.used_bytes -= replica.model.spec.nbytes
+
+    def snapshot(self) -> WorkerSnapshot:
+        return WorkerSnapshot(
+            self.worker_id,
+            self.node.node_id,
+            self.pool.capacity_bytes,
+            self.pool.max_replicas,
+            tuple(replica.snapshot() for replica in self.replicas.values()),
+        )
+
+
+class Node:
+    """Where weights are on a machine: a host cache (least recently used goes) over its disk."""
+
+    def __init__(self, node_id: str, pool: Pool, on_disk: tuple[str, ...]) -> None:
+        self.node_id = node_id
+        self._links = pool.links
+        self._host_bytes = pool.host_cache_bytes
+        self._host: OrderedDict[str, int] = OrderedDict()
+        self._disk = set(on_disk)
+        self.loads = {tier: SharedLink() for tier in (Tier.HOST, Tier.DISK, Tier.REMOTE)}
+
+    def tier(self, name: str) -> Tier:
+        if name in self._host:
+            return Tier.HOST
+        return Tier.DISK if name in self._disk else Tier.REMOTE
+
+    def keep(self, spec: SimulatedModel) -> bool:
+        """Weights that came stay on disk, and in the host cache if they fit; is anything new?"""
+        before = self.tier(spec.name)
+        self._disk.add(spec.name)
+        self._host.pop(spec.name, None)
+        if spec.nbytes <= self._host_bytes:
+            self._host[spec.name] = spec.nbytes
+            while sum(self._host.values()) > self._host_bytes:
+                self._host.popitem(last=False)
+        return self.tier(spec.name) is not before
+
+    def snapshot(self) -> NodeSnapshot:
+        tiers = dict.fromkeys(sorted(self._disk), Tier.DISK) | dict.fromkeys(self._host, Tier.HOST)
+        return NodeSnapshot(self.node_id, tiers, speeds(self._links))
+
+
+def speeds(links: Links) -> dict[Tier, float]:
+    return {tier: links.bytes_per_s(tier) for tier in (Tier.HOST, Tier.DISK, Tier.REMOTE)}
+
+
+class SharedLink:
+    """Loads that share one link equally: each goes on at 1/n of its speed alone."""
+
+    def __init__(self) -> None:
+        self._left_us: dict[Replica, float] = {}  # alone on the link
+        self._at_us = 0
+        self.version = 0  # changes with every change: an event of an older one is void
+
+    def begin(self, replica: Replica, alone_us: float, now_us: int) -> None:
+        self._pass(now_us)
+        self._left_us[replica] = alone_us
+
+    def end(self, now_us: int) -> list[Replica]:
+        """Those that are done by now, in the order in which they began."""
+        self._pass(now_us)
+        done = [replica for replica, left in self._left_us.items() if left < 1.0]
+        for replica in done:
+            del self._left_us[replica]
+        return done
+
+    def next_us(self) -> int | None:
+        """When the next one is done if none begins before."""
+        if not self._left_us:
+            return None
+        return self._at_us + max(1, round(min(self._left_us.values()) * len(self._left_us)))
+
+    def _pass(self, now_us: int) -> None:
+        self.version += 1
+        if self._left_us:
+            share_us = (now_us - self._at_us) / len(self._left_us)
+            for replica in self._left_us:
+                self._left_us[replica] -= share_us
+        self._at_us = now_us
