@@ -44,10 +44,10 @@ class Actuator:
 
     def apply(self, now_us: int, decision: Decision) -> None:
         workers = self.pool.workers
-        for attach in decision.attach:
-            self._attach(now_us, attach)
         for detach in decision.detach:
             self.remove(now_us, workers[detach.worker_id].replicas[detach.revision_id])
+        for attach in decision.attach:
+            self._attach(now_us, attach)
         for drain in decision.drain:
             self._drain(now_us, workers[drain.worker_id].replicas[drain.revision_id])
         if decision.pool is not None and self._setting.pool.elastic:

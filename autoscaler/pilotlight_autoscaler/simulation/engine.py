@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from collections.abc import Callable, Iterable
 from heapq import heappop
 from operator import attrgetter
@@ -73,6 +74,7 @@ class Simulation:
         self._deciding = Once(self._agenda, self._decide)
         self._dirty: list[Replica] = []
         self._dirty_queues: list[Model] = []
+        self._added = array("i")  # models of the adversary's requests
         self._running = self._queued = 0
         self._tick_us = round(setting.tick_s * US_PER_S)
         self._report_us = round(setting.load_report_s * US_PER_S)
@@ -108,6 +110,21 @@ class Simulation:
             raise InvariantError(f"{meters.arrived - meters.done} requests were never answered")
         self._actuator.close(meters.horizon_us)
         return meters
+
+    def replayed(self) -> Trace:
+        """The trace with what an adversary has added."""
+        if not self._added:
+            return self._trace
+        model = self._trace.model + self._added
+        order = sorted(range(len(model)), key=self._arrival_us.__getitem__)
+        return Trace(
+            self._trace.names,
+            array("q", (self._arrival_us[at] for at in order)),
+            array("i", (model[at] for at in order)),
+            array("q", (self._first_us[at] for at in order)),
+            array("q", (self._service_us[at] for at in order)),
+            self._trace.horizon_us,
+        )
 
     def _over(self, now_us: int) -> bool:
         beyond_us = now_us - self.meters.horizon_us
@@ -215,6 +232,7 @@ class Simulation:
             self._arrival_us.append(arrival_us)
             self._first_us.append(first_us)
             self._service_us.append(service_us)
+            self._added.append(model)
 
     # --- what the policy learns, and when it is asked
 

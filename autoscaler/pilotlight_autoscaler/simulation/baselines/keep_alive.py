@@ -74,31 +74,34 @@ class Baseline(Mirror):
             rule = Rule.LOAD if live else Rule.FROM_ZERO
             if not self.order_attach(known, now_s, rule, evict=known.queued > 0):
                 break
-        if known.unfinished and live <= wanted:
-            return
-        self._rest(known, now_s, wanted if known.unfinished else config.min_replicas)
+        if not known.unfinished:
+            self._rest(known, now_s, config.min_replicas)
+        elif live > wanted:
+            begin, end = self._keep_alive.windows(known)[0]
+            self._drop_idle(known, now_s, wanted, keep_s=end if begin == 0 else 0.0)
 
     def _rest(self, known: Known, now_s: float, floor: int) -> None:
         """Hold, drop or prewarm by the age of the idle gap; then wait for the next change."""
-        windows = self._keep_alive.windows(known)
-        age_s = now_s - known.last_end_s
-        began_s = max((begin for begin, end in windows if begin <= age_s < end), default=None)
-        attaching = any(each.phase is Phase.ATTACHING for each in known.replicas.values())
-        if began_s is None:
-            for worker_id, replica in idle(known.replicas.items()):
-                # A later replica's own idleness counts: it may have fallen idle after the others.
-                age_s = now_s - max(known.last_end_s, replica.idle_since_s or 0.0)
-                held = any(begin <= age_s < end for begin, end in windows[:1] if begin == 0)
-                if len(known.replicas) > floor and not held:
-                    self.order_detach(known, worker_id)
-                elif held:
-                    self.look_again(known, now_s - age_s + windows[0][1])
-        elif began_s > 0 and not known.replicas and not known.unfinished:
+        # Times are compared as sums: an edge is over at its own wake-up, whatever the rounding.
+        windows, since_s = self._keep_alive.windows(known), known.last_end_s
+        spans = [(since_s + begin, since_s + end) for begin, end in windows]
+        open_s = max((begin for begin, end in spans if begin <= now_s < end), default=None)
+        if open_s is None:
+            self._drop_idle(known, now_s, floor, keep_s=0.0)
+        elif open_s > since_s and not known.replicas and not known.unfinished:
             self.order_attach(known, now_s, Rule.PREWARM, evict=False)
-        edges = (known.last_end_s + edge for window in windows for edge in window)
-        ahead = min((edge for edge in edges if now_s < edge < math.inf), default=None)
-        if ahead is not None and not attaching:
-            self.look_again(known, ahead)
+        ahead_s = min((edge for span in spans for edge in span if edge > now_s), default=math.inf)
+        if ahead_s < math.inf:
+            self.look_again(known, ahead_s)
+
+    def _drop_idle(self, known: Known, now_s: float, floor: int, keep_s: float) -> None:
+        """Stop what has been idle for *keep_s* and is beyond *floor*."""
+        for worker_id, replica in idle(known.replicas.items()):
+            ends_s = (replica.idle_since_s or 0.0) + keep_s
+            if now_s < ends_s < math.inf:
+                self.look_again(known, ends_s)
+            elif ends_s <= now_s and len(known.replicas) > floor:
+                self.order_detach(known, worker_id)
 
     def victims(self, room: Room, known: Known, now_s: float) -> tuple[float, list[str]] | None:
         lacking_bytes, lacking_slots = known.snapshot.nbytes - room.free_bytes, 1 - room.free_slots

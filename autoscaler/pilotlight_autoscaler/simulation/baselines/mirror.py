@@ -184,23 +184,20 @@ class Mirror:
     def order_attach(self, known: Known, now_s: float, rule: Rule, *, evict: bool) -> bool:
         """Attach one more where there is room, else, if *evict*, where least is lost."""
         spec = known.snapshot
-        best: tuple[float, int, str, list[str]] | None = None
-        for worker_id, room in self.rooms.items():
-            if spec.revision_id in room.replicas:
-                continue
-            if room.free_slots > 0 and room.free_bytes >= spec.nbytes:
-                option = (-1.0, -room.free_bytes, worker_id, list[str]())
-            else:
-                lost = self.victims(room, known, now_s) if evict else None
-                if lost is None:
-                    continue
-                option = (lost[0], 0, worker_id, lost[1])
-            if best is None or option[:3] < best[:3]:
-                best = option
-        if best is None:
-            self._starved[known.name] = None
-            return False
-        _, _, worker_id, gone = best
+        able = [room for room in self.rooms.values() if spec.revision_id not in room.replicas]
+        gone: list[str] = []
+        roomy = [room for room in able if room.free_slots > 0 and room.free_bytes >= spec.nbytes]
+        if roomy:
+            chosen = max(roomy, key=lambda room: room.free_bytes)
+        else:
+            losses = [(room, self.victims(room, known, now_s)) for room in able if evict]
+            options = [(lost[0], room.worker.worker_id, lost[1]) for room, lost in losses if lost]
+            if not options:
+                self._starved[known.name] = None
+                return False
+            _, chosen_id, gone = min(options)
+            chosen = self.rooms[chosen_id]
+        worker_id = chosen.worker.worker_id
         for revision_id in gone:
             self._drop(worker_id, revision_id)
         reason = Reason(known.name, rule, rule.value)
