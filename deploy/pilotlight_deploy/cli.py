@@ -11,7 +11,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pilotlight_deploy.commands import bake, bench, cache, chat, demo, models, platform, sample
+from pilotlight_deploy.commands import (
+    bake,
+    bench,
+    cache,
+    chat,
+    demo,
+    models,
+    platform,
+    sample,
+    simulate,
+)
 from pilotlight_deploy.errors import CliError, from_platform
 from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_deploy.output import printable
@@ -85,6 +95,7 @@ app.add_typer(cache.app, name="cache", rich_help_panel=_MODELS)
 app.command("schema", rich_help_panel=_MODELS)(models.print_schema)
 app.command(rich_help_panel=_TRY)(demo.demo)
 app.command(rich_help_panel=_TRY)(sample.sample)
+app.command(rich_help_panel=_TRY)(simulate.simulate)
 app.add_typer(bench.app, name="bench", rich_help_panel=_TRY)
 
 

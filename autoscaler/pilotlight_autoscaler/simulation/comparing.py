@@ -21,13 +21,17 @@ def simulate(
     setting: Setting,
     policy: str,
     *,
+    label: str | None = None,
     optimum_s: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> Result:
-    """Run one policy from its beginning. Raises SettingError, InvariantError."""
+    """Run one policy from its beginning; *label* names its result.
+
+    Raises SettingError, InvariantError.
+    """
     made = make_policy(policy, trace, setting)
     meters = Simulation(trace, setting, made, on_progress=on_progress).run()
-    return summarize(policy, meters, setting.prices, optimum_s)
+    return summarize(label or policy, meters, setting.prices, optimum_s)
 
 
 def optimum_s(trace: Trace, setting: Setting) -> float:

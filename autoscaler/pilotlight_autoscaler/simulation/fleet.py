@@ -1,4 +1,4 @@
-"""Settings for a trace: models whose cold starts differ, and pools that hold all or some of them."""
+"""Settings for a trace: models whose cold starts differ, pools that hold all or some of them."""
 
 from __future__ import annotations
 

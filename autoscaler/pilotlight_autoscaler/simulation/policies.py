@@ -28,13 +28,17 @@ _FIXED = re.compile(r"fixed(\d{1,7})")
 
 def make_policy(name: str, trace: Trace, setting: Setting) -> Policy:
     """A new policy, as it is before its first request. Raises SettingError for an unknown name."""
+    check_policy(name)
     fixed = _FIXED.fullmatch(name)
     if fixed is not None:
         return Baseline(Fixed(float(fixed[1])))
-    make = _MAKERS.get(name)
-    if make is None:
+    return _MAKERS[name](trace, setting)
+
+
+def check_policy(name: str) -> None:
+    """Raises SettingError, which lists those that exist, for an unknown name."""
+    if name not in _MAKERS and _FIXED.fullmatch(name) is None:
         raise SettingError(f"no policy {name!r}: there are {', '.join(policy_names())}")
-    return make(trace, setting)
 
 
 def policy_names() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A cumulative distribution through (value, share at or below) points; two at one value: a jump.
+    """A cumulative distribution through (value, share at or below) points; two at a value: a jump.
 
     Between points the value is interpolated, by its logarithm if *log*.
     """
@@ -31,14 +31,14 @@ class Distribution:
         (low, below), (high, above) = self.points[at - 1], self.points[at]
         part = (share - below) / (above - below)
         if self.log and low > 0:
-            return low * (high / low) ** part
+            return low * math.pow(high / low, part)
         return low + (high - low) * part
 
     def distance(self, sample: Sequence[float]) -> float:
         """Kolmogorov-Smirnov: the largest difference to *sample*'s, at the points of the table."""
         ordered = sorted(sample)
         worst = 0.0
-        last = {value: share for value, share in self.points}  # the upper end of a jump
+        last = dict(self.points)  # the upper end of a jump
         for value, share in last.items():
             found = bisect_right(ordered, value * (1 + 1e-9) + 1e-9) / len(ordered)
             worst = max(worst, abs(found - share))

@@ -123,14 +123,12 @@ def _add_row(
     builder.add(at_us, name, min(first_s, duration_s), duration_s)
 
 
-def _read_clf(
-    lines: Iterator[tuple[int, str]], builder: TraceBuilder, default_model: str
-) -> None:
+def _read_clf(lines: Iterator[tuple[int, str]], builder: TraceBuilder, default_model: str) -> None:
     """POSTs to the models' endpoints that were let in: what wakes a model, and nothing else."""
     for number, line in lines:
         match = _CLF.fullmatch(line)
         if match is None:
-            raise TraceError("not Common Log Format: host ident user [time] \"request\" …", number)
+            raise TraceError('not Common Log Format: host ident user [time] "request" …', number)
         time, method, path, status, duration = match.groups()
         named = _MODEL_PATH.search(path)
         if method != "POST" or status in ("401", "403", "404", "405"):

@@ -14,7 +14,7 @@ from pilotlight_autoscaler.simulation.trace import US_PER_S
 class Result:
     """One policy on one trace. Worker-seconds count each replica by the share it fills.
 
-    ``cost_s`` is idle + loading + weight times waiting, in worker-seconds: what a policy can change.
+    ``cost_s`` is idle + loading + weight times waiting: the worker-seconds a policy can change.
     """
 
     policy: str

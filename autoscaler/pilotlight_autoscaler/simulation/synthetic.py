@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
 
@@ -44,7 +44,7 @@ class Traffic:
     days: float = 7.0
     seed: int = 0
     max_daily_requests: float = math.inf
-    service: ServiceModel = ServiceModel()
+    service: ServiceModel = field(default_factory=ServiceModel)
 
 
 @dataclass(slots=True)
@@ -60,6 +60,7 @@ def azure_trace(traffic: Traffic) -> Trace:
     random = Random(f"azure/{traffic.seed}/{traffic.models}/{traffic.days}")
     horizon_s = traffic.days * DAY_S
     builder = TraceBuilder()
+    arrivals_s: Iterable[float]
     for index, drawn in enumerate(_draw_models(traffic, random)):
         name = f"model-{index:04d}"
         builder.model_index(name)

@@ -10,9 +10,9 @@ import typer
 from pilotlight_deploy.bench.report import report_table
 from pilotlight_deploy.options import HomeOption, JsonOption, resolve_home
 from pilotlight_deploy.output import print_json, stderr, stdout
-from pilotlight_deploy.render.progress import waiting
+from pilotlight_deploy.render.progress import advancing, waiting
 
-app = typer.Typer(no_args_is_help=True, help="Measure this machine's cold starts.")
+app = typer.Typer(no_args_is_help=True, help="Measure cold starts and autoscaling.")
 
 
 @app.callback()
@@ -52,6 +52,19 @@ def load(
 
     with waiting(stderr(), "measuring loads") as update:
         report = run(resolve_home(home), runs=runs, with_peer=peer, on_progress=update)
+    if as_json:
+        return print_json(report)
+    stdout().print(report_table(report))
+
+
+@app.command()
+def autoscale(as_json: JsonOption = False) -> None:
+    """The autoscaling policy beside others and the optimum, simulated; about five minutes."""
+    # Imports the simulator, which no other bench needs.
+    from pilotlight_deploy.bench.autoscale import run  # noqa: PLC0415
+
+    with advancing(stderr()) as show:
+        report = run(show)
     if as_json:
         return print_json(report)
     stdout().print(report_table(report))

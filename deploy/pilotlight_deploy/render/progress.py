@@ -73,6 +73,40 @@ def transferring(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+@contextmanager
+def advancing(console: Console) -> Iterator[Callable[[str, float], None]]:
+    """Show how far something is: the value given takes what it is and the part that is done."""
+    if not console.is_terminal:
+        yield PlainAdvance(lambda line: console.print(line, soft_wrap=True)).show
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda label, part: progress.update(
+            task, description=f"{printable(label)}: {part:.0%}", completed=part
+        )
+
+
+class PlainAdvance:
+    """A line for each thing that begins, and at most one every few seconds inside."""
+
+    _EVERY_S = 5.0
+
+    def __init__(self, write: Update, clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._label: str | None = None
+        self._written_s = 0.0
+
+    def show(self, label: str, part: float) -> None:
+        now_s = self._clock()
+        if label == self._label and now_s - self._written_s < self._EVERY_S:
+            return
+        text = printable(label) if label != self._label else f"{printable(label)}: {part:.0%}"
+        self._label, self._written_s = label, now_s
+        self._write(text)
+
+
 class Transfer:
     """How fast bytes come, and when the last one will; those that were there do not count."""
 

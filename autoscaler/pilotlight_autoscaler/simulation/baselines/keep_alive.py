@@ -7,7 +7,6 @@ from typing import Protocol
 
 from pilotlight_autoscaler.decision import Rule
 from pilotlight_autoscaler.simulation.baselines.mirror import Known, Mirror, Room, idle
-from pilotlight_autoscaler.snapshot import Phase
 
 Window = tuple[float, float]  # ages since the last request ended: resident from, until
 FOREVER: tuple[Window, ...] = ((0.0, math.inf),)
@@ -52,9 +51,7 @@ class LeastRecentlyUsed:
 class Baseline(Mirror):
     """At once from zero, up by the queue, down by *keep_alive*, evictions by *residency*."""
 
-    def __init__(
-        self, keep_alive: KeepAliveRule, residency: ResidencyRule | None = None
-    ) -> None:
+    def __init__(self, keep_alive: KeepAliveRule, residency: ResidencyRule | None = None) -> None:
         super().__init__()
         self._keep_alive = keep_alive
         self._residency = residency or LeastRecentlyUsed()

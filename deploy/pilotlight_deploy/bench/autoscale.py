@@ -1,0 +1,187 @@
+"""`pilotlight bench autoscale`: the policy beside others and the optimum, simulated.
+
+Policies are tuned on the seeds of TUNING_SEEDS and judged on those of REPORTING_SEEDS: traffic that
+nobody has looked at while choosing a constant.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from pilotlight_autoscaler.config import AutoscalingConfig
+from pilotlight_autoscaler.simulation.comparing import (
+    cold_at_equal_hours,
+    optimum_s,
+    simulate,
+    simulate_regime,
+)
+from pilotlight_autoscaler.simulation.fleet import cold_starts_s, make_setting
+from pilotlight_autoscaler.simulation.regimes import adversarial_suite
+from pilotlight_autoscaler.simulation.result import Result
+from pilotlight_autoscaler.simulation.setting import Pool
+from pilotlight_autoscaler.simulation.synthetic import Traffic, azure_trace
+from pilotlight_autoscaler.simulation.trace import Trace
+from pilotlight_deploy.bench.decide_times import full_ms, incremental_ms
+from pilotlight_deploy.bench.report import BenchReport, Figure, figure, make_report
+
+TUNING_SEEDS = (1, 2, 3)
+REPORTING_SEEDS = (101, 102, 103, 104, 105)
+_OURS = "pilotlight"
+# A hot model is warm under every policy and only makes the ratios better: cut, so that the bench
+# ends within minutes. The published shape holds below.
+_MAX_DAILY = 2000.0
+_MODELS, _DAYS = 60, 7.0
+_EQUAL_HOURS_SEEDS, _EQUAL_HOURS_DAYS = REPORTING_SEEDS[:3], 3.0
+_WEIGHTS = (10.0, 30.0, 60.0, 120.0)
+_POOL_SEEDS, _POOL_DAYS, _POOL_MODELS, _POOL_WORKERS = REPORTING_SEEDS[:3], 2.0, 83, 25
+_SPEED_MODELS, _SPEED_RUNS = 100, 3
+
+OnProgress = Callable[[str, float], None]
+Case = dict[str, Any]
+
+
+def run(on_progress: OnProgress) -> BenchReport:
+    """Everything, in about five minutes on one core."""
+    bench = _Bench(on_progress)
+    figures = [
+        *bench.cost_ratios(),
+        bench.adversarial(),
+        bench.equal_hours(),
+        *bench.scarce_pool(),
+        *bench.decide(),
+        bench.speed(),
+    ]
+    seeds: Case = {
+        "case": "seeds",
+        "tuning": list(TUNING_SEEDS),
+        "reporting": list(REPORTING_SEEDS),
+        "max_daily_requests": _MAX_DAILY,
+    }
+    return make_report(
+        "autoscale", figures, [seeds, *bench.cases], arguments=["bench", "autoscale"]
+    )
+
+
+class _Bench:
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self.cases: list[Case] = []
+
+    def cost_ratios(self) -> list[Figure]:
+        """Room for all: how near the policy comes to knowing every request."""
+        ratios = []
+        for seed in REPORTING_SEEDS:
+            trace = _trace(_MODELS, _DAYS, seed)
+            result = self._run(trace, seed, _OURS, _config())
+            assert result.optimum_ratio is not None
+            ratios.append(result.optimum_ratio)
+        mean = sum(ratios) / len(ratios)
+        return [
+            figure("autoscale.cost_ratio_mean", [mean], "x", goal=1.05),
+            figure("autoscale.cost_ratio_worst", [max(ratios)], "x", goal=1.15),
+        ]
+
+    def adversarial(self) -> Figure:
+        worst = 0.0
+        suite = adversarial_suite(REPORTING_SEEDS[0])
+        for number, regime in enumerate(suite):
+            self._on_progress(f"adversary {regime.name}", number / len(suite))
+            result = simulate_regime(regime, _OURS, _config(), REPORTING_SEEDS[0])
+            assert result.optimum_ratio is not None
+            worst = max(worst, result.optimum_ratio)
+            self._note("adversarial", result, regime=regime.name)
+        return figure("autoscale.adversarial_worst", [worst], "x", goal=2.0)
+
+    def equal_hours(self) -> Figure:
+        """Cold requests beside a fixed keep-alive of ten minutes that holds as many hours."""
+        ratios = []
+        for seed in _EQUAL_HOURS_SEEDS:
+            trace = _trace(_MODELS, _EQUAL_HOURS_DAYS, seed)
+            fixed = self._run(trace, seed, "fixed600", _config())
+
+            def ours(weight: float, trace: Trace = trace, seed: int = seed) -> Result:
+                return self._run(trace, seed, _OURS, _config(weight), weight=weight)
+
+            cold, weight = cold_at_equal_hours(ours, fixed.held_s, _WEIGHTS)
+            ratios.append(cold / fixed.cold_requests)
+            self.cases.append(
+                {"case": "equal_hours", "seed": seed, "weight": weight, "ratio": ratios[-1]}
+            )
+        return figure("autoscale.cold_vs_fixed600", ratios, "x", goal=0.4)
+
+    def scarce_pool(self) -> list[Figure]:
+        """Three models in ten have room: who has to wait depends on who is evicted."""
+        to_lru, to_gdsf = [], []
+        for seed in _POOL_SEEDS:
+            trace = _trace(_POOL_MODELS, _POOL_DAYS, seed)
+            pool = Pool(nodes=_POOL_WORKERS)
+            waited_s = {
+                policy: self._run(trace, seed, policy, _config(), pool=pool).waited_s
+                for policy in (_OURS, "lru", "gdsf")
+            }
+            to_lru.append(waited_s[_OURS] / waited_s["lru"])
+            to_gdsf.append(waited_s[_OURS] / waited_s["gdsf"])
+        return [
+            figure("autoscale.wait_vs_lru", to_lru, "x", goal=0.4),
+            figure("autoscale.wait_vs_gdsf", to_gdsf, "x", goal=0.85),
+        ]
+
+    def decide(self) -> list[Figure]:
+        self._on_progress("decide() with 1,000 models on 100 workers", 0.0)
+        return [
+            figure("autoscale.decide_incremental_ms", incremental_ms(), "ms", goal=1.0),
+            figure("autoscale.decide_full_ms", full_ms(), "ms", goal=50.0),
+        ]
+
+    def speed(self) -> Figure:
+        trace = _trace(_SPEED_MODELS, 1.0, REPORTING_SEEDS[0])
+        speeds = []
+        for _ in range(_SPEED_RUNS):
+            began_s = time.perf_counter()
+            self._run(trace, REPORTING_SEEDS[0], _OURS, _config())
+            speeds.append(len(trace) / (time.perf_counter() - began_s))
+        return figure("autoscale.sim_requests_per_s", speeds, "1/s", better="higher", goal=20_000.0)
+
+    def _run(
+        self,
+        trace: Trace,
+        seed: int,
+        policy: str,
+        config: AutoscalingConfig,
+        *,
+        pool: Pool | None = None,
+        **about: Any,
+    ) -> Result:
+        label = f"{policy}, {len(trace.names)} models, seed {seed}"
+        starts_s = cold_starts_s(trace.names, seed)
+        setting = make_setting(trace, starts_s, config=config, pool=pool, seed=seed)
+        result = simulate(
+            trace,
+            setting,
+            policy,
+            optimum_s=optimum_s(trace, setting) if pool is None else None,
+            on_progress=lambda part: self._on_progress(label, part),
+        )
+        self._note("pool" if pool else "roomy", result, seed=seed, sha256=trace.digest(), **about)
+        return result
+
+    def _note(self, case: str, result: Result, **about: Any) -> None:
+        self.cases.append({"case": case, **about, **asdict(result)})
+
+
+def _trace(models: int, days: float, seed: int) -> Trace:
+    return azure_trace(Traffic(models, days, seed, max_daily_requests=_MAX_DAILY))
+
+
+def _config(weight: float = 30.0) -> AutoscalingConfig:
+    """One replica per model, as the optimum assumes; requests never wait for a slot."""
+    return AutoscalingConfig.model_validate(
+        {
+            "max_ongoing_requests": 1000,
+            "max_queued_requests": 1_000_000,
+            "keep_alive": {"cold_start_weight": weight},
+        }
+    )
