@@ -1,5 +1,7 @@
 """The generator's traffic has the published shape, and is the same for the same seed."""
 
+import itertools
+
 import pytest
 
 from pilotlight_autoscaler.simulation.published import (
@@ -53,6 +55,6 @@ def test_azure_trace_is_the_same_for_a_seed_and_another_for_another() -> None:
 def test_azure_trace_is_in_order_and_inside_its_horizon(fortnight: Trace) -> None:
     arrivals = fortnight.arrival_us
 
-    assert all(before <= after for before, after in zip(arrivals, arrivals[1:], strict=False))
+    assert all(before <= after for before, after in itertools.pairwise(arrivals))
     assert arrivals[0] >= 0
     assert arrivals[-1] <= fortnight.horizon_us
