@@ -24,7 +24,7 @@ from pilotlight_autoscaler.simulation.result import Result
 from pilotlight_autoscaler.simulation.setting import Pool
 from pilotlight_autoscaler.simulation.synthetic import Traffic, azure_trace
 from pilotlight_autoscaler.simulation.trace import Trace
-from pilotlight_deploy.bench.decide_times import full_ms, incremental_ms
+from pilotlight_deploy.bench.decide import measure_decide
 from pilotlight_deploy.bench.report import BenchReport, Figure, figure, make_report
 
 TUNING_SEEDS = (1, 2, 3)
@@ -131,9 +131,11 @@ class _Bench:
 
     def decide(self) -> list[Figure]:
         self._on_progress("decide() with 1,000 models on 100 workers", 0.0)
+        cost = measure_decide()
+        self.cases.append({"case": "decide", **asdict(cost)})
         return [
-            figure("autoscale.decide_incremental_ms", incremental_ms(), "ms", goal=1.0),
-            figure("autoscale.decide_full_ms", full_ms(), "ms", goal=50.0),
+            figure("autoscale.decide_incremental_ms", [cost.incremental_ms], "ms", goal=1.0),
+            figure("autoscale.decide_full_ms", [cost.full_ms], "ms", goal=50.0),
         ]
 
     def speed(self) -> Figure:

@@ -51,8 +51,14 @@ class RayServe(Mirror):
         self._record_every_s = min(0.2 * config.look_back_period_s, config.metrics_interval_s)
         self._series: dict[str, _Series] = {}
 
-    def asked(self, known: Known, now_s: float) -> None:
-        self._changed[known.name] = None
+    def arrived(self, model: str, at_s: float, requests: int = 1) -> None:
+        self._caught_up(self.models[model], at_s)  # what was recorded before is not of this load
+        super().arrived(model, at_s, requests)
+        self._changed[model] = None
+
+    def finished(self, model: str, at_s: float, left: int, service_s: float | None = None) -> None:
+        self._caught_up(self.models[model], at_s)
+        super().finished(model, at_s, left, service_s)
 
     def consider(self, known: Known, now_s: float) -> None:
         series = self._caught_up(known, now_s)
@@ -98,7 +104,7 @@ class RayServe(Mirror):
         return series.push_s
 
     def _caught_up(self, known: Known, now_s: float) -> _Series:
-        """Records and pushes up to now; the load is taken to have been the present one."""
+        """Records and pushes up to now, of the load since the last call."""
         series = self._series.get(known.name)
         every_s, push_every_s = self._record_every_s, self._config.metrics_interval_s
         if series is None:
