@@ -140,7 +140,10 @@ def _put(settings: dict[str, Any], name: str, value: str) -> None:
     *outer, last = name.split(".")
     for part in outer:
         settings = settings.setdefault(part, {})
-    settings[last] = value
+    try:
+        settings[last] = float(value)
+    except ValueError:
+        settings[last] = value  # "10m", "auto"
 
 
 def _whole(value: str) -> int:

@@ -31,6 +31,7 @@ _TIMER_MIN_DAILY, _TIMER_MAX_DAILY = 0.7, 1500.0
 _TIMER_JITTER_S = 1.0
 _MIN_CV = 0.05
 _TIMER_CV = 0.02
+_STUDY_DAYS = 14
 LEAST_GAPS = 3  # of a variation that is measured
 _SAME_CLIENT = 0.8  # a client's requests come in runs
 _PROFILE_REACH_S = 4 * 3600.0  # gaps longer than this average the profile out
@@ -82,7 +83,8 @@ def _draw_models(traffic: Traffic, random: Random) -> list[_Drawn]:
     models = []
     for share in _strata(traffic.models, random):
         daily = min(AZURE_DAILY_REQUESTS.quantile(share), traffic.max_daily_requests)
-        expected = daily * traffic.days
+        # The table counts whole requests of its fortnight.
+        expected = math.ceil(daily * _STUDY_DAYS - 1e-9) * traffic.days / _STUDY_DAYS
         count = int(expected) + (random.random() < expected % 1)
         models.append(_Drawn(daily, count))
     # The published variations are of those that came often enough to have one.
