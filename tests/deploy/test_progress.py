@@ -4,7 +4,13 @@ import io
 
 from rich.console import Console
 
-from pilotlight_deploy.render.progress import PlainDeploy, PlainTransfer, transferring, waiting
+from pilotlight_deploy.render.progress import (
+    PlainAdvance,
+    PlainDeploy,
+    PlainTransfer,
+    transferring,
+    waiting,
+)
 from pilotlight_platform.schemas.model import DeployProgress
 
 
@@ -26,6 +32,18 @@ def test_a_line_per_phase_and_second():
         "bake: weights (2 MB of 4 MB)",
         "verify: answers (0 B of 4 MB)",
     ]
+
+
+def test_advance_tells_what_begins_and_then_now_and_then():
+    lines, times = [], iter([0.0, 1.0, 6.0, 6.1])
+    view = PlainAdvance(lines.append, clock=lambda: next(times))
+
+    view.show("seed 1", 0.0)
+    view.show("seed 1", 0.2)  # 1 s after the last: not told
+    view.show("seed 1", 0.5)
+    view.show("seed 2", 0.0)
+
+    assert lines == ["seed 1", "seed 1: 50%", "seed 2"]
 
 
 def test_waiting_writes_plain_lines():
