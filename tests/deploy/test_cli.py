@@ -70,7 +70,7 @@ def test_no_platform(invoke):
 
 
 def test_running_platform_of_the_home_is_found(invoke, running, model_status):
-    running.on("GET", "/api/models", {"models": [model_status.model_dump()]})
+    running.on("GET", "/api/models", {"models": [model_status.model_dump(mode="json")]})
 
     result = invoke("list")
 
@@ -81,21 +81,21 @@ def test_running_platform_of_the_home_is_found(invoke, running, model_status):
 
 
 def test_list_json(invoke, running, model_status):
-    running.on("GET", "/api/models", {"models": [model_status.model_dump()]})
+    running.on("GET", "/api/models", {"models": [model_status.model_dump(mode="json")]})
 
-    assert json.loads(invoke("list", "--json").stdout) == {"models": [model_status.model_dump()]}
+    assert json.loads(invoke("list", "--json").stdout) == {"models": [model_status.model_dump(mode="json")]}
 
 
 def test_status(invoke, running, model_status):
     status = PlatformStatus(version="0.1.0", uptime_s=90.0, workers=[], models=[model_status])
-    running.on("GET", "/api/status", status.model_dump())
+    running.on("GET", "/api/status", status.model_dump(mode="json"))
 
     assert "no worker is warm yet" in invoke("status").stdout
     assert json.loads(invoke("status", "--json").stdout)["url"] == running.url
 
 
 def test_show_tells_revision_and_scaling(invoke, running, model_status):
-    running.on("GET", "/api/models/chat", model_status.model_dump())
+    running.on("GET", "/api/models/chat", model_status.model_dump(mode="json"))
 
     result = invoke("show", "chat")
 
@@ -128,7 +128,7 @@ def test_deploy_shows_steps_on_stderr(invoke, running, model_status, tmp_path):
     result = invoke("deploy", tmp_path, "--name", "chat", "--json")
 
     assert result.exit_code == ExitCode.OK
-    assert json.loads(result.stdout) == live.model_dump()
+    assert json.loads(result.stdout) == live.model_dump(mode="json")
     assert result.stderr == "bake: weights\n"
 
 

@@ -25,7 +25,7 @@ def ndjson(*events):
 
 
 def test_models_are_listed(platform, client, model_status):
-    platform.on("GET", "/api/models", {"models": [model_status.model_dump()]})
+    platform.on("GET", "/api/models", {"models": [model_status.model_dump(mode="json")]})
 
     assert client.models() == [model_status]
     assert platform.seen[0][2]["authorization"] == "Bearer key"
@@ -102,7 +102,7 @@ def test_deploy_streams_its_events(platform, client, model_status):
     platform.on("PUT", "/api/models/chat", ndjson(step, live))
 
     assert list(client.deploy(SPEC)) == [step, live]
-    assert json.loads(platform.seen[0][3]) == SPEC.model_dump()
+    assert json.loads(platform.seen[0][3]) == SPEC.model_dump(mode="json")
 
 
 def test_failed_deploy_raises(platform, client):
