@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pilotlight_deploy.bench.load.memcpy import memcpy_seconds
 from pilotlight_deploy.bench.load.models import BenchModel
 from pilotlight_deploy.bench.load.peak_memory import peak_memory
 from pilotlight_deploy.bench.report import Figure, figure
-from pilotlight_loader import Arena, BakedCheckpoint, fill_from_file, map_lease
+from pilotlight_loader import Arena, BakedCheckpoint, fill_from_file, map_lease, pages
 from pilotlight_loader.devices.host_memory import HostMemory, anonymous
 
 _THREADS = min(2, os.cpu_count() or 1)
@@ -37,10 +38,11 @@ class LocalCases:
         nbytes = large.path.stat().st_size
         # Written, so that every page is there: the copy must not pay for first touches.
         # In huge pages where the machine has them, as fast as a copy can be.
-        self._source: torch.Tensor | None = HostMemory(anonymous(nbytes), nbytes).view(0, nbytes)
+        self._huge: torch.Tensor | None = HostMemory(anonymous(nbytes), nbytes).view(0, nbytes)
         self._target: torch.Tensor | None = HostMemory(anonymous(nbytes), nbytes).view(0, nbytes)
-        self._source.fill_(1)
+        self._huge.fill_(1)
         self._target.fill_(0)
+        self._mapped: torch.Tensor | None = _mapped(large.path)
 
     def turn(self) -> None:
         self._large.keep_resident()
@@ -48,7 +50,8 @@ class LocalCases:
             ("mapped", self._map, self._large),
             ("safetensors", self._load_file, self._large),
             ("arena", self._fill, self._large),
-            ("memcpy", self._copy, self._large),
+            ("memcpy", self._copy_mapped, self._large),
+            ("memcpy_huge", self._copy_huge, self._large),
             ("attach", self._attach, self._small),
         )
         for case, measure, model in in_turn(sides, self._turns):
@@ -59,10 +62,12 @@ class LocalCases:
         s = self._seconds
         mapped = [ours / theirs for ours, theirs in zip(s["mapped"], s["safetensors"], strict=True)]
         arena = [theirs / ours for ours, theirs in zip(s["arena"], s["memcpy"], strict=True)]
+        huge = [theirs / ours for ours, theirs in zip(s["arena"], s["memcpy_huge"], strict=True)]
         attach = [seconds * 1e3 for seconds in s["attach"]]
         return [
             figure("load.mapped_vs_safetensors", mapped, "x", goal=1.1),
             figure("load.arena_vs_memcpy", arena, "x", better="higher", goal=0.9),
+            figure("load.arena_vs_huge_memcpy", huge, "x", better="higher"),
             figure("load.attach_ms", attach, "ms", goal=10.0),
         ]
 
@@ -105,12 +110,22 @@ class LocalCases:
 
     def release(self) -> None:
         """Give the copy's memory back: no more turns."""
-        self._source = self._target = None
+        self._huge = self._target = self._mapped = None
 
-    def _copy(self) -> float:
-        assert self._source is not None
+    def _copy_mapped(self) -> float:
+        """The same bytes where they are: the page cache, its pages mapped before the clock."""
+        assert self._mapped is not None
+        pages.populate(self._mapped.data_ptr(), len(self._mapped))
+        return self._copy(self._mapped)
+
+    def _copy_huge(self) -> float:
+        """As many bytes between huge pages: as fast as a copy can be here."""
+        assert self._huge is not None
+        return self._copy(self._huge)
+
+    def _copy(self, source: torch.Tensor) -> float:
         assert self._target is not None
-        return memcpy_seconds(self._source, self._target, _THREADS)
+        return memcpy_seconds(source, self._target, _THREADS)
 
     def _attach(self) -> float:
         """From the host tier into a prebuilt skeleton: the file that its worker would take."""
@@ -127,6 +142,12 @@ class LocalCases:
         mapped.close()
         lease.close()
         return seconds
+
+
+def _mapped(path: Path) -> torch.Tensor:
+    with path.open("rb") as file:
+        private = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(private, dtype=torch.uint8)
 
 
 @contextmanager
