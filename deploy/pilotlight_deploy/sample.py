@@ -1,6 +1,6 @@
-"""Sample models: Llama checkpoints with random weights, made on this machine, never downloaded.
+"""Sample models, never downloaded: one that was trained and comes with the package, others random.
 
-The weights are written by name, without building the model, so that the large one takes seconds.
+Random weights are written by name, without building the model, so that the large one takes seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,10 @@ from pilotlight_deploy.sample_tokenizer import BOS, CHAT_TEMPLATE, EOS, train_to
 if TYPE_CHECKING:
     import torch
 
-SampleSize = Literal["tiny", "bench", "load"]
+RandomSize = Literal["tiny", "bench", "load"]
+SampleSize = Literal["trained", RandomSize]
+
+TRAINED = Path(__file__).with_name("sample_model")  # a checkpoint; its README.md tells its making
 
 _MARKER = "pilotlight-sample.json"
 _FORMAT = 2  # raise it when the same arguments give other files
@@ -28,7 +32,7 @@ _FORMAT = 2  # raise it when the same arguments give other files
 
 @dataclass(frozen=True, slots=True)
 class SampleShape:
-    """What a sample is made of."""
+    """What a random sample is made of."""
 
     layers: int
     hidden: int
@@ -42,7 +46,7 @@ class SampleShape:
     seed: int = 7
 
 
-SHAPES: dict[SampleSize, SampleShape] = {
+SHAPES: dict[RandomSize, SampleShape] = {
     "tiny": SampleShape(4, 128, 344, 4, 4, 1024, 2048, "float32", tied=False),  # 4 MB
     "bench": SampleShape(24, 1024, 2816, 16, 8, 32000, 4096, "bfloat16", tied=True),  # 0.63 GB
     "load": SampleShape(20, 2048, 5632, 16, 8, 32000, 4096, "bfloat16", tied=True),  # 2 GB
@@ -88,7 +92,12 @@ def _is_sample(directory: Path, size: SampleSize) -> bool:
 
 
 def _marker(size: SampleSize, files: dict[str, int]) -> dict[str, Any]:
-    return {"format": _FORMAT, "size": size, "shape": asdict(SHAPES[size]), "files": files}
+    if size == "trained":
+        weights = (TRAINED / "model.safetensors").read_bytes()
+        made_of: dict[str, Any] = {"weights": sha256(weights).hexdigest()}
+    else:
+        made_of = asdict(SHAPES[size])
+    return {"format": _FORMAT, "size": size, "shape": made_of, "files": files}
 
 
 def _check_free(directory: Path) -> None:
@@ -107,7 +116,10 @@ def _write_whole(directory: Path, size: SampleSize) -> None:
     prefix = f".{directory.name}."
     part = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=directory.parent))
     try:
-        _write_files(part, SHAPES[size])
+        if size == "trained":
+            shutil.copytree(TRAINED, part, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        else:
+            _write_files(part, SHAPES[size])
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
         (part / _MARKER).write_text(json.dumps(_marker(size, files)))
         part.chmod(0o755)

@@ -83,7 +83,9 @@ def test_running_platform_of_the_home_is_found(invoke, running, model_status):
 def test_list_json(invoke, running, model_status):
     running.on("GET", "/api/models", {"models": [model_status.model_dump(mode="json")]})
 
-    assert json.loads(invoke("list", "--json").stdout) == {"models": [model_status.model_dump(mode="json")]}
+    assert json.loads(invoke("list", "--json").stdout) == {
+        "models": [model_status.model_dump(mode="json")]
+    }
 
 
 def test_status(invoke, running, model_status):

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pilotlight_deploy.errors import CliError
 from pilotlight_deploy.exit_codes import ExitCode
-from pilotlight_deploy.sample import SHAPES, write_sample
+from pilotlight_deploy.sample import SHAPES, TRAINED, write_sample
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,20 @@ def test_the_same_sample_has_the_same_bytes(sample, tmp_path):
     again = write_sample(tmp_path / "again", "tiny")
 
     assert digests(again.path) == digests(sample.path)
+
+
+def test_trained_sample_is_the_one_that_comes_with_the_package(tmp_path):
+    made = write_sample(tmp_path / "s", "trained")
+    found = digests(made.path)
+
+    assert found.pop("pilotlight-sample.json")
+    assert found == digests(TRAINED)
+    assert write_sample(tmp_path / "s", "trained").reused
+
+
+def test_trained_sample_does_not_take_the_place_of_another_size(sample):
+    with pytest.raises(CliError, match="not this sample"):
+        write_sample(sample.path, "trained")
 
 
 def test_identical_sample_is_reused(sample):

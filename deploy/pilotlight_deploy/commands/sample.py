@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -11,18 +11,21 @@ from pilotlight_deploy.options import JsonOption
 from pilotlight_deploy.output import print_json, stderr, stdout
 from pilotlight_deploy.render.progress import waiting
 from pilotlight_deploy.render.units import size as bytes_text
-from pilotlight_deploy.sample import write_sample
+from pilotlight_deploy.sample import SampleSize, write_sample
 
 
 def sample(
     directory: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("sample"),
     size: Annotated[
-        Literal["tiny", "bench", "load"],
-        typer.Option(help="tiny: 4 MB; bench: 0.63 GB, load: 2 GB, as measured by the benches."),
-    ] = "tiny",
+        SampleSize,
+        typer.Option(
+            help="trained: 14 MB, continues Python; with random weights tiny: 4 MB; "
+            "bench: 0.63 GB, load: 2 GB, as measured by the benches."
+        ),
+    ] = "trained",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a sample Llama checkpoint. Its weights are random: it answers noise."""
+    """Write a sample Llama checkpoint: one that continues Python, or one with random weights."""
     with waiting(stderr(), "writing the sample"):
         made = write_sample(directory, size)
     if as_json:
@@ -30,5 +33,8 @@ def sample(
     what = "was there already" if made.reused else "written"
     out = stdout()
     out.print(f"{made.path}: {bytes_text(made.nbytes)}, {what}", soft_wrap=True)
-    out.print("random weights: it answers noise, at the speed of a real model of its size")
+    if size == "trained":
+        out.print("trained on Python's standard library: begin some code, and it goes on")
+    else:
+        out.print("random weights: it answers noise, at the speed of a real model of its size")
     out.print(f"deploy it: pilotlight deploy {made.path} --name sample", soft_wrap=True)
