@@ -7,6 +7,7 @@ LoaderError
 │   ├── MissingShardError       the index names a file that is not there
 │   ├── UnsupportedDtypeError   torch has no such dtype, or safetensors has none
 │   ├── LayoutVersionError      not baked, or baked in another version of the layout
+│   ├── QuantizedFormatError    quantized by others, in a way that is not read or is broken
 │   ├── ChecksumError           the bytes are not those that were baked
 │   └── QuantizationError       a weight cannot be quantized as it was asked for
 ├── SourceReadError             the place that a checkpoint is read from does not give its bytes
@@ -70,6 +71,10 @@ class UnsupportedDtypeError(CheckpointError):
 
 class LayoutVersionError(CheckpointError):
     """Not baked, or baked in another version of the layout: bake it again."""
+
+
+class QuantizedFormatError(CheckpointError):
+    """Quantized by others, in a way that is not read, or not as its own config says."""
 
 
 class ChecksumError(CheckpointError):

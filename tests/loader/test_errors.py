@@ -14,6 +14,7 @@ from pilotlight_loader import (
     LayoutVersionError,
     LoaderError,
     MissingShardError,
+    QuantizedFormatError,
     UnsafeCheckpointError,
     UnsupportedDtypeError,
 )
@@ -29,6 +30,7 @@ ERRORS = [
             MissingShardError,
             UnsupportedDtypeError,
             LayoutVersionError,
+            QuantizedFormatError,
             ChecksumError,
         )
     ),

@@ -42,6 +42,7 @@ def test_exports_are_exactly_these():
         "ObjectIdentity",
         "ObjectMissingError",
         "PrefaultReport",
+        "QuantizedFormatError",
         "RangeAnswerError",
         "ReadAbortedError",
         "S3Options",

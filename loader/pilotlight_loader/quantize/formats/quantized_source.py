@@ -1,0 +1,52 @@
+"""A checkpoint that others quantized, as the weights that a module has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from pilotlight_loader.errors import QuantizedFormatError
+from pilotlight_loader.pipeline.readable import ReadableCheckpoint
+from pilotlight_loader.quantize.formats.format import Format, StoredWeight
+from pilotlight_loader.quantize.formats.source_tensors import SourceTensors
+from pilotlight_loader.quantize.matrix import Matrix
+
+
+class QuantizedSource:
+    """Planned once from headers; each weight is read when it is asked for, and none is kept."""
+
+    def __init__(self, checkpoint: ReadableCheckpoint, quantized_as: Format) -> None:
+        """Raises QuantizedFormatError that names the tensor; also where nothing is quantized."""
+        self._tensors = SourceTensors(checkpoint)
+        self._format = quantized_as
+        self.weights: Mapping[str, StoredWeight] = quantized_as.plan(self._tensors)
+        if not self.weights:
+            raise QuantizedFormatError(
+                checkpoint.location, f"no tensor is quantized, its config says {quantized_as.name}"
+            )
+        parts = {part for weight in self.weights.values() for part in weight.parts.values()}
+        self.plain = tuple(name for name in checkpoint.tensors if name not in parts)
+        for name in self.plain:
+            if name in self.weights:
+                raise self._tensors.problem(name, "stands there both quantized and not")
+
+    @property
+    def name(self) -> str:
+        """How it is quantized, for messages."""
+        return self._format.name
+
+    def matrix(self, name: str) -> Matrix | None:
+        """A quantized weight with the codes of the source; None where no grid of ours has them."""
+        weight = self.weights[name]
+        if weight.scheme is None:
+            return None
+        read = self._format.read(weight, self._tensors)
+        return None if isinstance(read, torch.Tensor) else read
+
+    def dense(self, name: str) -> torch.Tensor:
+        """A quantized weight [N, K] in float32, or a plain tensor as it is."""
+        if name not in self.weights:
+            return self._tensors.read(name)
+        read = self._format.read(self.weights[name], self._tensors)
+        return read if isinstance(read, torch.Tensor) else read.dequantize()
