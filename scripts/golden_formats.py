@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-ROWS, COLUMNS = 32, 256
+ROWS, COLUMNS = 64, 256
 LAYER = "model.layers.0.mlp.up_proj"
 
 Case = tuple[str, dict[str, Any], dict[str, torch.Tensor], torch.Tensor]

@@ -63,7 +63,7 @@ class Awq:
         tensors.info(parts["qzeros"], ("I32",), (columns // group, words))
         tensors.info(parts["scales"], FLOATS, (columns // group, rows))
         scheme = Scheme("int4", 0 if group == columns else group)
-        return StoredWeight(f"{layer}.weight", (rows, columns), parts, scheme)
+        return StoredWeight(f"{layer}.weight", (rows, columns), parts, scheme, has_zeros=True)
 
     def read(self, weight: StoredWeight, tensors: SourceTensors) -> Matrix | torch.Tensor:
         codes = _columns(tensors.read(weight.parts["qweight"])).t()

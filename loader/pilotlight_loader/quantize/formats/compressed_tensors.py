@@ -71,8 +71,9 @@ class CompressedTensors:
         groups = columns // storage.group if storage.group else 1
         _add_zeros(layer, parts, storage, (rows, groups), grids, tensors)
         is_regular = _add_group_index(layer, parts, storage, (columns, groups), tensors)
+        scheme = _scheme(storage) if is_regular else None
         return StoredWeight(
-            f"{layer}.weight", (rows, columns), parts, _scheme(storage) if is_regular else None
+            f"{layer}.weight", (rows, columns), parts, scheme, not storage.is_symmetric
         )
 
     def read(self, weight: StoredWeight, tensors: SourceTensors) -> Matrix | torch.Tensor:

@@ -20,6 +20,7 @@ class StoredWeight:
     shape: tuple[int, int]  # [N, K]
     parts: Mapping[str, str]  # what it is -> the tensor's name; also what serving does not need
     scheme: Scheme | None  # the grid that holds its codes exactly; None: it is read dense
+    has_zeros: bool = False  # zero points, or they are not known before they are read
 
 
 class Format(Protocol):

@@ -76,7 +76,9 @@ class Gptq:
         else:
             regular = columns % size == 0
         scheme = Scheme("int4" if self._bits == 4 else "int8", 0 if groups == 1 else size)
-        return StoredWeight(f"{layer}.weight", (rows, columns), parts, scheme if regular else None)
+        return StoredWeight(
+            f"{layer}.weight", (rows, columns), parts, scheme if regular else None, has_zeros=True
+        )
 
     def read(self, weight: StoredWeight, tensors: SourceTensors) -> Matrix | torch.Tensor:
         codes = unpack(tensors.read(weight.parts["qweight"]).t(), self._bits)

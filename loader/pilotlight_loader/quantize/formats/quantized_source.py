@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from pilotlight_loader.errors import QuantizedFormatError
+from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
 from pilotlight_loader.quantize.formats.format import Format, StoredWeight
 from pilotlight_loader.quantize.formats.source_tensors import SourceTensors
@@ -25,8 +26,10 @@ class QuantizedSource:
             raise QuantizedFormatError(
                 checkpoint.location, f"no tensor is quantized, its config says {quantized_as.name}"
             )
-        parts = {part for weight in self.weights.values() for part in weight.parts.values()}
-        self.plain = tuple(name for name in checkpoint.tensors if name not in parts)
+        made_of = {part: w.name for w in self.weights.values() for part in w.parts.values()}
+        self.plain = tuple(name for name in checkpoint.tensors if name not in made_of)
+        # In file order; a weight stands where the first of its parts does.
+        self.names = tuple(dict.fromkeys(made_of.get(name, name) for name in checkpoint.tensors))
         for name in self.plain:
             if name in self.weights:
                 raise self._tensors.problem(name, "stands there both quantized and not")
@@ -35,6 +38,15 @@ class QuantizedSource:
     def name(self) -> str:
         """How it is quantized, for messages."""
         return self._format.name
+
+    @property
+    def location(self) -> str:
+        """For messages."""
+        return self._tensors.location
+
+    def info(self, name: str) -> TensorInfo:
+        """The header of a plain tensor."""
+        return self._tensors.infos[name]
 
     def matrix(self, name: str) -> Matrix | None:
         """A quantized weight with the codes of the source; None where no grid of ours has them."""

@@ -48,7 +48,7 @@ def test_awq_missing_tensor_is_named(key, tmp_path):
     [
         ("qweight", lambda t: t[:-1], "do not divide 255 columns"),
         ("qweight", lambda t: t.float(), "is F32, must be I32"),
-        ("qzeros", lambda t: t[1:], r"\[3, 4\], must be \[4, 4\]"),
+        ("qzeros", lambda t: t[1:], r"\[3, 8\], must be \[4, 8\]"),
         ("scales", lambda t: t.t(), "must be"),
     ],
 )

@@ -50,9 +50,9 @@ def test_bitsandbytes_without_its_state_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "spoil", "match"),
     [
-        (WEIGHT, lambda t: t[:-1], "do not hold 8192 codes"),
-        (WEIGHT, lambda t: torch.cat((t, t)), "do not hold 8192 codes"),
-        (ABSMAX, lambda t: t[:-1], r"\[127\], must be \[128\]"),
+        (WEIGHT, lambda t: t[:-1], "do not hold 16384 codes"),
+        (WEIGHT, lambda t: torch.cat((t, t)), "do not hold 16384 codes"),
+        (ABSMAX, lambda t: t[:-1], r"\[255\], must be \[256\]"),
         (ABSMAX, lambda t: t.float(), "is F32, must be U8"),
         (NESTED, lambda t: t.repeat(2), r"\[2\], must be \[1\]"),
         (f"{WEIGHT}.quant_map", lambda t: t[:15], r"must be \[16\]"),

@@ -66,7 +66,7 @@ def test_compressed_group_index_that_was_never_filled_is_in_order(tmp_path):
 
 def test_compressed_zero_points_of_old_symmetric_files_may_be_zero(tmp_path):
     tensors, config, _ = golden("ct-int4-group")
-    tensors[ZERO] = torch.zeros(32, 4, dtype=torch.int8)
+    tensors[ZERO] = torch.zeros(64, 4, dtype=torch.int8)
     assert quantized_source(tmp_path, tensors, config).matrix(WEIGHT) is not None
     tensors[ZERO][3, 1] = 1
 
@@ -110,14 +110,14 @@ def test_compressed_missing_scale_leaves_codes_without_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "spoil", "match"),
     [
-        (PACKED, lambda t: t[:, 1:], r"does not hold \[32, 256\]"),
+        (PACKED, lambda t: t[:, 1:], r"does not hold \[64, 256\]"),
         (PACKED, lambda t: t.long(), "must be I32"),
         (SHAPE, lambda t: t * 2, "does not hold"),
         (SHAPE, lambda t: -t, "does not hold"),
         (SHAPE, lambda t: t[:1], "must be"),
-        (SCALE, lambda t: t[:, :2], r"\[32, 2\], must be \[32, 4\]"),
+        (SCALE, lambda t: t[:, :2], r"\[64, 2\], must be \[64, 4\]"),
         (SCALE, lambda t: t.to(torch.int8), "is I8"),
-        (ZERO, lambda t: t[:2], r"\[2, 4\], must be \[4, 4\]"),
+        (ZERO, lambda t: t[:2], r"\[2, 4\], must be \[8, 4\]"),
         (ZERO, lambda t: t.float(), "is F32, must be I8"),
     ],
 )
