@@ -110,7 +110,7 @@ def test_own_code_is_refused(bake, source, file):
         ({"model_type": "unheard_of"}, "'unheard_of' is not known"),
         ({"model_type": ...}, "None is not known"),
         ({"model_type": "vit"}, "no causal language model"),
-        ({"quantization_config": {"bits": 4}}, "quantized checkpoints come later"),
+        ({"quantization_config": {"bits": 4}}, "quantized by None; supported: gptq"),
         ({"num_attention_heads": "four"}, "num_attention_heads"),
     ],
 )

@@ -26,12 +26,15 @@ from pilotlight_loader import (
     open_checkpoint,
     record_execution_order,
 )
+from pilotlight_loader.layout import PAD_PREFIX
+from pilotlight_loader.quantize.formats.quantized_source import QuantizedSource
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.sources.local import LocalOptions
 from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
 from pilotlight_platform.engine.chat import encode_messages
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, write_packed
+from pilotlight_platform.engine.quantized_source import dequantized, quantized_source
 from pilotlight_platform.engine.quantizing import (
     Quantizing,
     restore_quantized,
@@ -85,7 +88,7 @@ def source_digest(source: Path, report: Report) -> str:
     Raises:
         SourceError: if the checkpoint cannot be served, naming the file and the reason.
     """
-    return _digest(_check(source, report)[0], report)
+    return _digest(_check(source, report).checkpoint, report)
 
 
 def bake_source(
@@ -105,11 +108,12 @@ def bake_source(
         SourceError: if the checkpoint cannot be served, naming the file and the reason.
         VerificationError: if the baked checkpoint does not answer like its source.
     """
-    checkpoint, config = _check(source, report)
+    checked = _check(source, report)
+    checkpoint, config = checked.checkpoint, checked.config
     if digest is None:
         digest = _digest(checkpoint, report)
     report("load", f"loading {type(config).__name__}", 0, checkpoint.nbytes)
-    model, unused = _load(source, dtype)
+    model, unused = _load_checked(checked, source, destination, dtype, report)
     message = f"loaded; {len(unused)} tensors are not used: {unused[:5]}" if unused else "loaded"
     report("load", message, checkpoint.nbytes, checkpoint.nbytes)
     used_dtype = str(model.dtype).removeprefix("torch.")
@@ -135,7 +139,14 @@ def bake_source(
     )
 
 
-def _check(source: Path, report: Report) -> tuple[Checkpoint, Any]:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    checkpoint: Checkpoint
+    config: Any
+    quantized: QuantizedSource | None  # by others
+
+
+def _check(source: Path, report: Report) -> _Checked:
     """Whatever can be known without reading the weights."""
     report("check", f"checking {source}", 0, 0)
     if not source.is_dir():
@@ -146,7 +157,8 @@ def _check(source: Path, report: Report) -> tuple[Checkpoint, Any]:
     except LoaderError as error:
         raise SourceError(str(error)) from error
     _refuse_remote_code(source)
-    return checkpoint, _read_config(source)
+    config = _read_config(source)
+    return _Checked(checkpoint, config, quantized_source(source, checkpoint))
 
 
 def _refuse_remote_code(source: Path) -> None:
@@ -166,8 +178,6 @@ def _read_config(source: Path) -> Any:
     model_type = raw.get("model_type")
     if model_type not in CONFIG_MAPPING:
         raise SourceError(f"{path}: model_type {model_type!r} is not known to transformers")
-    if "quantization_config" in raw:
-        raise SourceError(f"{path}: quantized checkpoints come later; give the original weights")
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each config class validates in its own way
@@ -196,13 +206,35 @@ def _digest(checkpoint: Checkpoint, report: Report) -> str:
         raise SourceError(str(error)) from error
 
 
+def _load_checked(
+    checked: _Checked, source: Path, destination: Path, dtype: str, report: Report
+) -> tuple[Any, list[str]]:
+    """What _load() gives, of plain weights; quantized ones are made plain in *destination*."""
+    _check_dtype(dtype)
+    quantized = checked.quantized
+    if quantized is None:
+        return _load(source, dtype)
+    wanted = getattr(checked.config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
+    wanted = wanted if isinstance(wanted, torch.dtype) else torch.bfloat16
+
+    def progress(done: int, total: int) -> None:
+        report("load", f"reading {quantized.name}", done, total)
+
+    with dequantized(quantized, source, destination, wanted, progress) as plain:
+        model, unused = _load(plain, dtype)
+    return model, [name for name in unused if not name.startswith(PAD_PREFIX)]
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise SourceError(f"dtype {dtype!r}: not one of auto, {', '.join(sorted(_DTYPES))}")
+
+
 def _load(source: Path, dtype: str) -> tuple[Any, list[str]]:
     """The source model and the names in the checkpoint that it does not use.
 
     It is complete: a weight that transformers makes up at random would be served silently.
     """
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise SourceError(f"dtype {dtype!r}: not one of auto, {', '.join(sorted(_DTYPES))}")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source,

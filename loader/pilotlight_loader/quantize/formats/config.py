@@ -38,6 +38,14 @@ def in_config(config: Mapping[str, object], location: str) -> Mapping[str, objec
     return None
 
 
+def without_config(config: Mapping[str, object]) -> dict[str, object]:
+    """The content of a config.json of which the weights are plain."""
+    plain = {key: value for key, value in config.items() if key not in _KEYS}
+    if isinstance(text := plain.get("text_config"), dict):
+        plain["text_config"] = without_config(text)
+    return plain
+
+
 def _read(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:

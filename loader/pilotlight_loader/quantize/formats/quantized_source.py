@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 from pilotlight_loader.errors import QuantizedFormatError
 from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
+from pilotlight_loader.quantize.formats.config import read_config
 from pilotlight_loader.quantize.formats.format import Format, StoredWeight
+from pilotlight_loader.quantize.formats.recognize import recognize
 from pilotlight_loader.quantize.formats.source_tensors import SourceTensors
 from pilotlight_loader.quantize.matrix import Matrix
+
+
+def open_quantized(directory: Path, checkpoint: ReadableCheckpoint) -> QuantizedSource | None:
+    """The weights of *checkpoint*, as the config in *directory* says; None if it says nothing.
+
+    Raises QuantizedFormatError for a kind that is not read, or a tensor that is broken.
+    """
+    config = read_config(directory)
+    if config is None:
+        return None
+    return QuantizedSource(checkpoint, recognize(config, str(directory)))
 
 
 class QuantizedSource:

@@ -1,0 +1,88 @@
+"""A checkpoint that others quantized is converted once, and answers like its own weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pilotlight_loader.quantize.matrix import INT8
+from pilotlight_loader.quantize.nearest import NearestRounding
+from pilotlight_platform.engine.skeleton import Skeleton
+from pilotlight_platform.engine.source import bake_source
+from pilotlight_platform.errors import SourceError
+
+CONFIG = {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}
+
+
+@pytest.fixture
+def plain(sources):
+    return load_file(sources("llama") / "model.safetensors")
+
+
+@pytest.fixture
+def source(sources, plain, tmp_path):
+    """Every linear layer but the last in bitsandbytes' int8."""
+    directory = Path(shutil.copytree(sources("llama"), tmp_path / "source"))
+    tensors = dict(plain)
+    for name, weight in plain.items():
+        if name.endswith("_proj.weight"):
+            matrix = NearestRounding().matrix(name, weight, INT8)
+            tensors[name] = matrix.codes
+            tensors[name.replace("weight", "SCB")] = matrix.scales[:, 0] * 127
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    set_config(directory, CONFIG)
+    return directory
+
+
+def set_config(directory, config):
+    path = directory / "config.json"
+    content = json.loads(path.read_text()) | {"quantization_config": config}
+    path.write_text(json.dumps(content))
+
+
+def bake(source, **options):
+    destination = source.parent / "baked"
+    destination.mkdir()
+    reports = []
+    options = {"dtype": "auto", "report": lambda *report: reports.append(report), **options}
+    return bake_source(source, destination, **options), destination, reports
+
+
+def test_quantized_source_is_baked_with_the_weights_that_it_means(source, plain):
+    baked, directory, reports = bake(source)
+
+    assert baked.dtype == "float32"
+    assert "quantization_config" not in json.loads((directory / "config.json").read_text())
+    assert not (directory / "dequantized").exists()
+    assert any("bitsandbytes, 8 bits" in message for _, message, *_ in reports)
+    module = Skeleton.load(directory).baked
+    name = "model.layers.0.mlp.up_proj.weight"
+    with module.map() as mapped:
+        weight = mapped.tensors()[name].clone()
+    expected = NearestRounding().matrix(name, plain[name], INT8).dequantize()
+    torch.testing.assert_close(weight, expected, rtol=1e-6, atol=0)
+
+
+def test_quantized_source_takes_another_dtype(source):
+    assert bake(source, dtype="bfloat16")[0].dtype == "bfloat16"
+
+
+def test_quantized_source_of_an_unknown_kind_lists_what_is_supported(source):
+    set_config(source, {"quant_method": "aqlm"})
+
+    with pytest.raises(SourceError, match=r"quantized by 'aqlm'; supported: gptq .*nf4"):
+        bake(source)
+
+
+def test_quantized_source_with_a_missing_tensor_is_refused_before_it_is_loaded(source):
+    tensors = load_file(source / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.SCB"]
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(SourceError, match=r"'model.layers.1.mlp.up_proj.weight'.* without a scale"):
+        bake(source)
+
+    assert not list((source.parent / "baked").iterdir())
