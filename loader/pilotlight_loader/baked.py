@@ -21,6 +21,7 @@ from pilotlight_loader.mapping import MappedCheckpoint
 from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.quantize import stored
 from pilotlight_loader.quantize.stored import StoredMatrix
+from pilotlight_loader.sparse import stored as sparse_stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class BakedCheckpoint:
     data_start: int
     checksums: tuple[int, ...]
     quantized: Mapping[str, StoredMatrix] = field(default_factory=dict)  # by the weight's name
+    sparse: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # [N, K] of 2:4 weights
 
     @property
     def location(self) -> str:
@@ -67,6 +69,7 @@ class BakedCheckpoint:
             data_start=header.data_start,
             checksums=manifest.checksums,
             quantized=manifest.quantized,
+            sparse=manifest.sparse,
         )
 
     def map(self) -> MappedCheckpoint:
@@ -101,6 +104,7 @@ def baked_tensors(header: Header, path: Path | str) -> tuple[dict[str, TensorInf
         _check_kernel(manifest.kernel, path)
         tensors = packed.resolve(tensors, manifest.packed, path)
     stored.check(tensors, manifest.quantized, path)
+    sparse_stored.check(tensors, manifest.sparse, path)
     for alias, name in manifest.ties.items():
         if alias in tensors or name not in tensors:
             raise HeaderError(path, f"{alias!r} cannot be tied to {name!r}")

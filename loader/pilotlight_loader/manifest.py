@@ -14,6 +14,7 @@ from pilotlight_loader.layout import CHUNK_BYTES, LAYOUT_VERSION
 from pilotlight_loader.packed import PackedEntry
 from pilotlight_loader.quantize import stored
 from pilotlight_loader.quantize.stored import StoredMatrix
+from pilotlight_loader.sparse import stored as sparse_stored
 from pilotlight_loader.strict_json import StrictJsonError, parse_object
 
 PREFIX = "pilotlight."
@@ -23,6 +24,7 @@ _CHECKSUMS = PREFIX + "crc32"
 _KERNEL = PREFIX + "kernel"
 _PACKED = PREFIX + "packed"
 _QUANTIZED = PREFIX + "quantized"
+_SPARSE = PREFIX + "sparse"
 _CRC = struct.Struct(">I")  # eight hex digits each
 # transformers refuses safetensors files that do not say which framework wrote them.
 _FORMAT = {"format": "pt"}
@@ -30,7 +32,7 @@ _FORMAT = {"format": "pt"}
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Ties, checksums, packed and quantized weights, and what the caller wanted to be kept."""
+    """Ties, checksums, which weights are packed, quantized or sparse, and the caller's metadata."""
 
     ties: Mapping[str, str]  # alias -> the name under which the tensor is stored
     checksums: tuple[int, ...]  # CRC-32 of each CHUNK_BYTES of data, in file order
@@ -38,6 +40,7 @@ class Manifest:
     kernel: str | None = None  # whose layouts the packed weights have; None: none is packed
     packed: Mapping[str, PackedEntry] = field(default_factory=dict)
     quantized: Mapping[str, StoredMatrix] = field(default_factory=dict)  # by the weight's name
+    sparse: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # [N, K] of 2:4 weights
 
     def to_metadata(self) -> dict[str, str]:
         """Header metadata; its length depends on the number of checksums, not on their values."""
@@ -48,6 +51,7 @@ class Manifest:
             _TIES: json.dumps(dict(self.ties), sort_keys=True),
             **({_KERNEL: self.kernel, _PACKED: packed.encode(self.packed)} if self.kernel else {}),
             **({_QUANTIZED: stored.encode(self.quantized)} if self.quantized else {}),
+            **({_SPARSE: sparse_stored.encode(self.sparse)} if self.sparse else {}),
             _CHECKSUMS: b"".join(map(_CRC.pack, self.checksums)).hex(),
         }
 
@@ -75,6 +79,9 @@ class Manifest:
             kernel=kernel,
             packed={} if kernel is None else packed.parse(metadata[_PACKED], _PACKED, path),
             quantized=stored.parse(metadata.get(_QUANTIZED, "{}"), _QUANTIZED, path),
+            sparse=sparse_stored.parse(metadata[_SPARSE], _SPARSE, path)
+            if _SPARSE in metadata
+            else {},
         )
 
 
