@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pilotlight_loader.quantize.matrix import INT8
+from pilotlight_loader import BakedCheckpoint
+from pilotlight_loader.quantize.matrix import INT8, QuantizedMatrix
 from pilotlight_loader.quantize.nearest import NearestRounding
-from pilotlight_platform.engine.skeleton import Skeleton
+from pilotlight_platform.engine.quantizing import Quantizing
 from pilotlight_platform.engine.source import bake_source
 from pilotlight_platform.errors import SourceError
 
@@ -29,12 +30,18 @@ def source(sources, plain, tmp_path):
     tensors = dict(plain)
     for name, weight in plain.items():
         if name.endswith("_proj.weight"):
-            matrix = NearestRounding().matrix(name, weight, INT8)
+            matrix = theirs(name, weight)
             tensors[name] = matrix.codes
             tensors[name.replace("weight", "SCB")] = matrix.scales[:, 0] * 127
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     set_config(directory, CONFIG)
     return directory
+
+
+def theirs(name, weight):
+    """Codes of half the range: rounded again, they would be others."""
+    matrix = NearestRounding().matrix(name, weight, INT8)
+    return QuantizedMatrix(8, matrix.codes // 2, matrix.scales * 2)
 
 
 def set_config(directory, config):
@@ -58,12 +65,35 @@ def test_quantized_source_is_baked_with_the_weights_that_it_means(source, plain)
     assert "quantization_config" not in json.loads((directory / "config.json").read_text())
     assert not (directory / "dequantized").exists()
     assert any("bitsandbytes, 8 bits" in message for _, message, *_ in reports)
-    module = Skeleton.load(directory).baked
+    stored = BakedCheckpoint.open(directory / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
-    with module.map() as mapped:
-        weight = mapped.tensors()[name].clone()
-    expected = NearestRounding().matrix(name, plain[name], INT8).dequantize()
-    torch.testing.assert_close(weight, expected, rtol=1e-6, atol=0)
+    assert name in stored.quantized
+    assert "lm_head.weight" in stored.tensors
+    with stored.map() as mapped:
+        codes, scales = (mapped.tensors()[name + end].clone() for end in ("_codes", "_scales"))
+    expected = theirs(name, plain[name])
+    assert torch.equal(codes, expected.codes)
+    torch.testing.assert_close(scales, expected.scales[:, 0], rtol=1e-6, atol=0)
+
+
+def test_quantized_source_in_other_bits_is_rounded_again(source):
+    quantizing = Quantizing("fp8")
+
+    _, directory, _ = bake(source, quantizing=quantizing)
+
+    stored = BakedCheckpoint.open(directory / "model.safetensors")
+    assert {matrix.scheme.kind for matrix in stored.quantized.values()} == {"fp8"}
+
+
+def test_quantized_source_in_its_own_bits_keeps_its_codes(source, plain):
+    _, directory, _ = bake(source, quantizing=Quantizing("int8"))
+
+    stored = BakedCheckpoint.open(directory / "model.safetensors")
+    assert "lm_head.weight" in stored.quantized
+    name = "model.layers.0.mlp.up_proj.weight"
+    with stored.map() as mapped:
+        codes = mapped.tensors()[name + "_codes"].clone()
+    assert torch.equal(codes, theirs(name, plain[name]).codes)
 
 
 def test_quantized_source_takes_another_dtype(source):

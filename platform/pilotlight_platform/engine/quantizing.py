@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,10 +17,12 @@ from pilotlight_loader.dtypes import torch_dtype
 from pilotlight_loader.module_tensors import module_tensors
 from pilotlight_loader.quantize import cpu_layout
 from pilotlight_loader.quantize.convert import quantize_baked
+from pilotlight_loader.quantize.formats.quantized_source import QuantizedSource
+from pilotlight_loader.quantize.formats.source_codes import SourceCodes, kept_schemes
 from pilotlight_loader.quantize.layers import accept_quantized
-from pilotlight_loader.quantize.matrix import Kind
+from pilotlight_loader.quantize.matrix import Kind, Scheme
 from pilotlight_loader.quantize.rounding import Rounding
-from pilotlight_loader.quantize.rule import plan_schemes
+from pilotlight_loader.quantize.rule import outer_layers, plan_schemes
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX
 from pilotlight_platform.engine.weight_readers import directly_read
 
@@ -46,20 +49,33 @@ class Quantizing:
 def write_quantized(
     module: nn.Module,
     baked: BakedCheckpoint,
-    quantizing: Quantizing,
+    quantizing: Quantizing | None,
     rounding: Rounding,
     progress: Progress,
+    source: QuantizedSource | None = None,
 ) -> BakedCheckpoint:
     """Put a quantized file in the place of *baked*, which *module* was baked to.
 
+    What *source* has in codes of the kind that is wished for keeps them; without a wish only such
+    weights are quantized, and *baked* is returned as it is where there is none.
     Raises LoaderError: QuantizationError where a weight cannot be.
     """
     weights = {
         name: shape for name, shape in quantizable_weights(module).items() if name in baked.tensors
     }
-    schemes = plan_schemes(module, quantizing.kind, weights, quantizing.skip)
-    if not schemes:
-        raise CheckpointError(baked.path, "no weight is left to quantize: skip fewer")
+    kept = {} if source is None else _kept(module, weights, source)
+    if quantizing is None:
+        schemes = kept
+        if not schemes:
+            return baked
+    else:
+        schemes = plan_schemes(module, quantizing.kind, weights, quantizing.skip)
+        kept = {n: s for n, s in kept.items() if n in schemes and s.kind == quantizing.kind}
+        schemes |= kept
+        if not schemes:
+            raise CheckpointError(baked.path, "no weight is left to quantize: skip fewer")
+    if source is not None:
+        rounding = SourceCodes(source, kept, rounding)
     part = baked.path.with_name(f"quantized.{baked.path.name}")
     try:
         quantize_baked(baked, part, schemes, rounding, progress=progress)
@@ -67,6 +83,21 @@ def write_quantized(
     finally:
         part.unlink(missing_ok=True)
     return BakedCheckpoint.open(baked.path)
+
+
+def _kept(
+    module: nn.Module, weights: Mapping[str, tuple[int, int]], source: QuantizedSource
+) -> dict[str, Scheme]:
+    """Weights of linear layers inside of *module* that *source* has in codes of ours."""
+    outer = outer_layers(module)  # an embedding of 4 bits cannot be looked up
+    inner = [
+        name
+        for name, shape in weights.items()
+        if name.removesuffix(".weight") not in outer
+        and name in source.weights
+        and source.weights[name].shape == shape
+    ]
+    return kept_schemes(source, inner)
 
 
 def restore_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:

@@ -119,13 +119,13 @@ def bake_source(
     used_dtype = str(model.dtype).removeprefix("torch.")
     _save_side_files(source, destination, model, used_dtype)
     baked = _bake(model, destination, digest, report)
+    tokenizer = load_tokenizer(source)
+    baked = _quantize(model, baked, quantizing, checked.quantized, tokenizer, report)
     packed = None
-    if quantizing is None:
+    if not baked.quantized:
         packed = _pack(model, destination, baked, report)
-    else:
-        baked = _quantize(model, baked, quantizing, load_tokenizer(source), report)
     straighten_output_input(model)  # the same kernels on both sides
-    verify(destination, model, report, quantized=quantizing is not None)
+    verify(destination, model, report, quantized=bool(baked.quantized))
     if packed is not None and not _is_verified(destination, model, report):
         packed.path.unlink()
         packed = None
@@ -327,21 +327,28 @@ def _pack(
 def _quantize(
     model: Any,
     baked: BakedCheckpoint,
-    quantizing: Quantizing,
+    quantizing: Quantizing | None,
+    source: QuantizedSource | None,
     tokenizer: Any | None,
     report: Report,
 ) -> BakedCheckpoint:
-    """The weights in fewer bits, and *model* with what they stand for, to be compared with."""
+    """The weights in fewer bits, and *model* with what they stand for, to be compared with.
+
+    Without a wish those that the source has in codes of ours; *baked* itself where there is none.
+    """
+    if quantizing is None and source is None:
+        return baked
+    message = f"quantizing to {quantizing.kind}" if quantizing else "keeping the source's codes"
 
     def progress(done: int, total: int) -> None:
-        report("bake", f"quantizing to {quantizing.kind}", done, total)
+        report("bake", message, done, total)
 
     try:
         rounding: Rounding = NearestRounding()
-        if quantizing.rounding == "gptq":
+        if quantizing is not None and quantizing.rounding == "gptq":
             windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
             rounding = GptqRounding(model, windows)
-        quantized = write_quantized(model, baked, quantizing, rounding, progress)
+        quantized = write_quantized(model, baked, quantizing, rounding, progress, source)
         restore_quantized(model, quantized)
     except (LoaderError, CalibrationError) as error:
         raise SourceError(f"cannot quantize: {error}") from error

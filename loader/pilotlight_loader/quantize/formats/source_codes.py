@@ -8,21 +8,16 @@ import torch
 
 from pilotlight_loader.quantize.cpu_layout import plan
 from pilotlight_loader.quantize.formats.quantized_source import QuantizedSource
-from pilotlight_loader.quantize.matrix import Kind, Matrix, Scheme
+from pilotlight_loader.quantize.matrix import Matrix, Scheme
 from pilotlight_loader.quantize.rounding import Rounding
 
 
-def kept_schemes(
-    source: QuantizedSource, weights: Collection[str], kind: Kind | None = None
-) -> dict[str, Scheme]:
-    """Those of *weights* that *source* holds in codes that a worker can multiply with, and how.
-
-    *kind*: only of that one.
-    """
+def kept_schemes(source: QuantizedSource, weights: Collection[str]) -> dict[str, Scheme]:
+    """Those of *weights* that *source* holds in codes that a worker can multiply with, and how."""
     schemes = {}
     for name in weights:
         stored = source.weights.get(name)
-        if stored is None or stored.scheme is None or kind not in (None, stored.scheme.kind):
+        if stored is None or stored.scheme is None:
             continue
         scheme = _storable(stored.scheme, stored.shape)
         if scheme is not None and not (scheme.kind == "int8" and stored.has_zeros):

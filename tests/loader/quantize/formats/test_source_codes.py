@@ -69,14 +69,6 @@ def test_kept_schemes_leave_out_what_no_layer_multiplies_with(name, tmp_path):
     assert not kept_schemes(quantized_source(tmp_path, tensors, config), [WEIGHT])
 
 
-def test_kept_schemes_are_of_the_kind_that_is_asked_for(tmp_path):
-    tensors, config, _ = golden("ct-int8-row")
-    source = quantized_source(tmp_path, tensors, config)
-
-    assert kept_schemes(source, [WEIGHT, "other"], "int8") == {WEIGHT: Scheme("int8")}
-    assert not kept_schemes(source, [WEIGHT], "int4")
-
-
 def test_source_codes_leave_other_weights_to_the_other_rounding(tmp_path):
     tensors, config, expected = golden("ct-int8-row")
     source = quantized_source(tmp_path, tensors, config)
