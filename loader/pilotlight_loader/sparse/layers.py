@@ -49,19 +49,20 @@ class SparseLinear(nn.Linear):
         return usable
 
 
-def accept_sparse(module: nn.Module, shapes: Mapping[str, Shape]) -> None:
+def accept_sparse(
+    module: nn.Module, shapes: Mapping[str, Shape], dtypes: Mapping[str, torch.dtype]
+) -> None:
     """Let the layers that own these weights take them compressed; they stay the same objects.
 
-    *module* has no weights yet. Raises ValueError for the weight of anything but a plain nn.Linear,
-    or one of another shape.
+    *module* has no weights yet; *dtypes* are those of the values. Raises ValueError for the weight
+    of anything but a plain nn.Linear, or one of another shape.
     """
     layers = {name: _layer(module, name, shape) for name, shape in shapes.items()}
     for name, layer in layers.items():
-        dtype = layer.weight.dtype
         del layer._parameters["weight"]
         layer.__class__ = SparseLinear
         values, indices = values_shape(shapes[name]), indices_shape(shapes[name])
-        layer.register_buffer(_VALUES, torch.empty(values, dtype=dtype, device="meta"))
+        layer.register_buffer(_VALUES, torch.empty(values, dtype=dtypes[name], device="meta"))
         layer.register_buffer(_INDICES, torch.empty(indices, dtype=torch.uint8, device="meta"))
 
 

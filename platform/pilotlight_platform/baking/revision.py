@@ -50,6 +50,8 @@ def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) 
     quantizing = quantizing_of(spec)
     if quantizing is not None:
         shaped += [QUANTIZATION_VERSION, *quantizing.shaping()]
+    if spec.sparsity != "none":
+        shaped.append(spec.sparsity)
     content = hashlib.sha256(json.dumps(shaped).encode()).hexdigest()[:16]
     published = checkpoints_dir / content
     reused = (published / _MANIFEST).is_file()
@@ -57,7 +59,13 @@ def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) 
         part = Path(tempfile.mkdtemp(prefix=f"{content}.", suffix=".part", dir=checkpoints_dir))
         try:
             baked = bake_source(
-                source, part, dtype=spec.dtype, report=report, digest=digest, quantizing=quantizing
+                source,
+                part,
+                dtype=spec.dtype,
+                report=report,
+                digest=digest,
+                quantizing=quantizing,
+                sparse=spec.sparsity != "none",
             )
             _write_synced(part / _MANIFEST, json.dumps(_manifest(spec, baked, digest)))
             shutil.rmtree(published, ignore_errors=True)  # a directory without its manifest

@@ -21,6 +21,7 @@ from pilotlight_loader.baked_writer import Progress
 from pilotlight_loader.module_tensors import module_tensors
 from pilotlight_loader.packed_linear import PackedLinear, accept_packed
 from pilotlight_platform.engine.quantizing import take_quantized
+from pilotlight_platform.engine.sparsity import take_sparse
 from pilotlight_platform.engine.weight_readers import directly_read
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ def open_packed(directory: Path, module: nn.Module, plain: BakedCheckpoint) -> B
     """What a worker attaches to *module*, which is made to take it: *plain*, or better."""
     if plain.quantized:
         take_quantized(module, plain)
+        return plain
+    if plain.sparse:
+        take_sparse(module, plain)
         return plain
     path = packed_path(directory)
     if path is None or not path.is_file():

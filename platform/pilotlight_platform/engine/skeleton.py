@@ -95,7 +95,11 @@ def _load(directory: Path, packed: bool) -> Skeleton:
     module = _build(config, plain)
     _rehearse(module)
     straighten_output_input(module)
-    baked = open_packed(directory, module, plain) if packed or plain.quantized else plain
+    baked = (
+        open_packed(directory, module, plain)
+        if packed or plain.quantized or plain.sparse
+        else plain
+    )
     tokenizer = load_tokenizer(directory)
     generation = _generation_config(directory, config)
     parameters = inspect.signature(module.forward).parameters

@@ -45,6 +45,7 @@ from pilotlight_platform.engine.skeleton import (
     load_tokenizer,
     straighten_output_input,
 )
+from pilotlight_platform.engine.sparsity import write_sparse
 from pilotlight_platform.engine.time_limit import time_limit
 from pilotlight_platform.engine.verify import probe_prompt, verify
 from pilotlight_platform.errors import InvalidRequestError, SourceError
@@ -99,6 +100,7 @@ def bake_source(
     report: Report,
     digest: str | None = None,
     quantizing: Quantizing | None = None,
+    sparse: bool = False,
 ) -> BakedSource:
     """Bake *source* into the directory *destination*, and try it out as a worker would.
 
@@ -121,8 +123,10 @@ def bake_source(
     baked = _bake(model, destination, digest, report)
     tokenizer = load_tokenizer(source)
     baked = _quantize(model, baked, quantizing, checked.quantized, tokenizer, report)
+    if sparse:
+        baked = _compress(model, baked, report)
     packed = None
-    if not baked.quantized:
+    if not baked.quantized and not baked.sparse:
         packed = _pack(model, destination, baked, report)
     straighten_output_input(model)  # the same kernels on both sides
     verify(destination, model, report, quantized=bool(baked.quantized))
@@ -353,6 +357,20 @@ def _quantize(
     except (LoaderError, CalibrationError) as error:
         raise SourceError(f"cannot quantize: {error}") from error
     return quantized
+
+
+def _compress(model: Any, baked: BakedCheckpoint, report: Report) -> BakedCheckpoint:
+    """The 2:4 sparse weights as values and positions."""
+    if baked.quantized:
+        raise SourceError("sparsity 2:4 is for weights that are not quantized")
+
+    def progress(done: int, total: int) -> None:
+        report("bake", "compressing 2:4 sparse weights", done, total)
+
+    try:
+        return write_sparse(model, baked, progress)
+    except LoaderError as error:
+        raise SourceError(f"cannot compress: {error}") from error
 
 
 def _is_verified(destination: Path, model: Any, report: Report) -> bool:

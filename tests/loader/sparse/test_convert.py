@@ -46,7 +46,7 @@ def baked(model, tmp_path):
 def attached(sparse):
     with torch.device("meta"):
         skeleton = Model().bfloat16().requires_grad_(False)
-    accept_sparse(skeleton, sparse.sparse)
+    accept_sparse(skeleton, sparse.sparse, dict.fromkeys(sparse.sparse, torch.bfloat16))
     plan = AttachPlan.compile(skeleton, sparse)
     return skeleton, plan
 
@@ -127,9 +127,9 @@ def test_sparse_layers_without_weights_have_the_shape_of_their_answer(baked, tmp
 
 def test_accept_sparse_refuses_other_layers_and_shapes(model):
     with pytest.raises(ValueError, match=r"'up\.bias' is not the weight"):
-        accept_sparse(model, {"up.bias": (1024, 512)})
+        accept_sparse(model, {"up.bias": (1024, 512)}, {})
     with pytest.raises(ValueError, match=r"is \[1024, 512\], not \[512, 1024\]"):
-        accept_sparse(model, {"up.weight": (512, 1024)})
+        accept_sparse(model, {"up.weight": (512, 1024)}, {})
 
 
 @pytest.mark.parametrize(
