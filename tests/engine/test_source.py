@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pilotlight_platform.engine import side_files
 from pilotlight_platform.engine import source as source_module
+from pilotlight_platform.engine.checked_source import check_source
 from pilotlight_platform.engine.skeleton import Skeleton
-from pilotlight_platform.engine.source import bake_source, source_digest
+from pilotlight_platform.engine.source import bake_source
 from pilotlight_platform.errors import SourceError, VerificationError
 
 
@@ -51,12 +53,15 @@ def test_bake_reports_each_phase_to_its_end(bake):
 
 
 def test_digest_is_that_of_the_source(bake, source):
-    digest = source_digest(source, lambda *_: None)
+    def digest_of():
+        return check_source(source, lambda *_: None).digest(lambda *_: None)
+
+    digest = digest_of()
 
     assert bake().source_digest == digest
     assert bake(digest="known").source_digest == "known"
     edit(source / "config.json", rms_norm_eps=1e-4)
-    assert source_digest(source, lambda *_: None) != digest
+    assert digest_of() != digest
 
 
 def test_another_dtype_is_baked_and_attached(bake, tmp_path):
@@ -214,7 +219,7 @@ def test_weights_that_are_no_numbers_are_refused(bake, source):
     ],
 )
 def test_chat_template_that_cannot_be_used_is_refused(bake, source, monkeypatch, template, reason):
-    monkeypatch.setattr(source_module, "_TEMPLATE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(side_files, "_TEMPLATE_TIMEOUT_S", 0.2)
     (source / "chat_template.jinja").write_text(template)
 
     with pytest.raises(SourceError, match=reason):

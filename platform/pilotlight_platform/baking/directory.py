@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pilotlight_platform.baking.fetched import local_source
 from pilotlight_platform.baking.revision import quantizing_of
-from pilotlight_platform.engine.source import BakedSource, Report, bake_source
+from pilotlight_platform.engine.checked_source import Report
+from pilotlight_platform.engine.source import BakedSource, bake_source
 from pilotlight_platform.errors import DeployError, PlatformError, SourceError
 from pilotlight_platform.schemas.model import ModelSpec
 

@@ -13,7 +13,7 @@ from pilotlight_loader.cache.pull import PullPhase, pull
 from pilotlight_loader.sources.location import parse_location
 from pilotlight_loader.sources.retry import RetryPolicy
 from pilotlight_loader.sources.source import ByteSource
-from pilotlight_platform.engine.source import Report
+from pilotlight_platform.engine.checked_source import Report
 from pilotlight_platform.errors import SourceError
 
 _EVICTED_TRIES = 3  # something else may take the room between the end of a pull and the lease

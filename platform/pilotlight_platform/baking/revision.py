@@ -14,8 +14,9 @@ from typing import Any
 from pilotlight_loader import LAYOUT_VERSION, kernel_layout
 from pilotlight_platform.baking.fetched import local_source
 from pilotlight_platform.baking.order import BakeOrder
+from pilotlight_platform.engine.checked_source import Report, check_source
 from pilotlight_platform.engine.quantizing import QUANTIZATION_VERSION, Quantizing
-from pilotlight_platform.engine.source import BakedSource, Report, bake_source, source_digest
+from pilotlight_platform.engine.source import BakedSource, bake_source
 from pilotlight_platform.errors import DeployError, PlatformError, SourceError
 from pilotlight_platform.schemas.model import BakeDone, ModelSpec, Revision
 
@@ -44,7 +45,7 @@ def bake_revision(order: BakeOrder, report: Report) -> BakeDone:
 
 
 def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) -> BakeDone:
-    digest = source_digest(source, report)
+    digest = check_source(source, report).digest(report)
     # The kernel, too: a deploy under another torch writes the weights that its workers can use.
     shaped: list[Any] = [digest, spec.dtype, LAYOUT_VERSION, kernel_layout.kernel_id()]
     quantizing = quantizing_of(spec)
