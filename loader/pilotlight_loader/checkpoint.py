@@ -42,6 +42,8 @@ KNOWN_SIDE_FILES = (
     "generation_config.json",
     "merges.txt",
     "model.safetensors.index.json",
+    "quant_config.json",
+    "quantize_config.json",
     "special_tokens_map.json",
     "spiece.model",
     "tokenizer.json",
