@@ -1,10 +1,15 @@
 """Baking a revision, in this process: what is published, reused, refused, and left."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from support.gptq_weights import gptq_weight
 
-from pilotlight_loader import kernel_layout
+from pilotlight_loader import BakedCheckpoint, kernel_layout
+from pilotlight_platform.baking import revision as revision_module
 from pilotlight_platform.baking.directory import BakedDirectory, bake_directory
 from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.revision import bake_revision
@@ -82,6 +87,55 @@ def test_bake_quantized_is_another_revision_and_says_so(sample: Path, tmp_path: 
     assert len({plain.path, int8.path, again.path}) == 3
     assert (plain.quantization, int8.quantization) == ("none", "int8")
     assert int8.nbytes < 0.3 * plain.nbytes  # of float32
+
+
+def test_bake_of_a_quantized_source_names_its_method_and_the_readers_version(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _in_gptq(sample, tmp_path / "gptq")
+    checkpoints = tmp_path / "checkpoints"
+    first, _, _ = bake(source, checkpoints)
+    _, same_is_reused, _ = bake(source, checkpoints)
+    monkeypatch.setattr(revision_module, "READERS_VERSION", revision_module.READERS_VERSION + 1)
+    second, reused, _ = bake(source, checkpoints)
+
+    assert first.quantization == "int4 (gptq)"
+    assert same_is_reused
+    assert not reused
+    assert second.path != first.path
+
+
+def _in_gptq(plain: Path, directory: Path) -> Path:
+    """*plain* with the output projections of its attention as GPTQ stores them."""
+    shutil.copytree(plain, directory)
+    tensors = load_file(plain / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("o_proj.weight")]:
+        made = gptq_weight(tensors.pop(name), 128).tensors
+        tensors |= {name.removesuffix("weight") + key: tensor for key, tensor in made.items()}
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    config = json.loads((plain / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def test_bake_into_a_directory_keeps_sparse_weights_compressed(
+    sample: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(sample, tmp_path / "sparse"))
+    tensors = load_file(source / "model.safetensors")
+    for name, weight in tensors.items():
+        if name.endswith("_proj.weight"):
+            weight.view(-1, 4)[:, 1:3] = 0
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    spec = ModelSpec.model_validate(
+        {"name": "m", "source": str(source), "dtype": "bfloat16", "sparsity": "2:4"}
+    )
+    made = bake_directory(spec, tmp_path / "made", tmp_path / "cache", None, lambda *_: None)
+
+    baked = BakedCheckpoint.open(made.path / "model.safetensors")
+    assert baked.sparse
+    assert made.baked.quantization == "none"
 
 
 def test_bake_into_a_directory_is_whole_or_nothing(sample: Path, tmp_path: Path) -> None:

@@ -105,6 +105,14 @@ def test_show_tells_revision_and_scaling(invoke, running, model_status):
     assert "chat-0123 (v1)" in result.stdout
 
 
+def test_show_tells_whose_codes_the_weights_are(invoke, running, model_status):
+    content = model_status.model_dump()
+    content["record"]["revision"]["quantization"] = "int4 (gptq)"
+    running.on("GET", "/api/models/chat", content)
+
+    assert "int4 (gptq, bfloat16)" in invoke("show", "chat").stdout
+
+
 def test_missing_model_is_not_found(invoke, running):
     error = {"message": "No model 'x'.", "code": "model_not_found"}
     running.on("GET", "/api/models/x", {"error": error}, 404)

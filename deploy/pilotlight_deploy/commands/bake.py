@@ -17,6 +17,7 @@ from pilotlight_platform.schemas.model import (
     Dtype,
     Quantization,
     QuantizationRounding,
+    Sparsity,
 )
 
 
@@ -38,6 +39,9 @@ def bake(
         list[str] | None,
         typer.Option(help="Layers that stay as they are: a pattern; may be given again."),
     ] = None,
+    sparsity: Annotated[
+        Sparsity, typer.Option(help="2:4 stores weights of that pattern compressed.")
+    ] = "none",
     dtype: Annotated[Dtype, typer.Option(help="Type of what is not quantized.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -53,6 +57,7 @@ def bake(
         quantization_rounding=rounding,
         quantization_text=None if text is None else str(text.absolute()),
         quantization_skip=skip or (),
+        sparsity=sparsity,
         dtype=dtype,
     )
     settings = load(home)
@@ -76,7 +81,7 @@ def bake(
     if as_json:
         return print_json(made)
     baked = made.baked
-    kind = "" if made.quantization == "none" else f" in {made.quantization}"
+    kind = "" if baked.quantization == "none" else f" in {baked.quantization}"
     stdout().print(
         f"{made.path}: {baked.architecture}, {size(baked.nbytes)}{kind}, verified", soft_wrap=True
     )

@@ -130,10 +130,12 @@ def _ready(model: ModelStatus) -> int:
 
 
 def _weights_type(revision: Revision) -> str:
-    """``bfloat16``, or ``int4 (bfloat16)``: what is stored, and what is computed with."""
+    """``bfloat16``, ``int4 (bfloat16)``: what is stored, and what is computed with; where codes
+    are the source's own, ``int4 (gptq, bfloat16)``."""
     if revision.quantization == "none":
         return revision.dtype
-    return f"{revision.quantization} ({revision.dtype})"
+    kind, _, method = revision.quantization.removesuffix(")").partition(" (")
+    return f"{kind} ({method}, {revision.dtype})" if method else f"{kind} ({revision.dtype})"
 
 
 def _state(state: ModelState) -> Text:

@@ -22,6 +22,9 @@ from pilotlight_loader.sparse.stored import (
     values_shape,
 )
 
+# Raise it where the same weights are compressed to other bytes.
+SPARSITY_VERSION = 1
+
 
 def sparse_weights(baked: BakedCheckpoint, weights: Collection[str]) -> dict[str, Shape]:
     """Those of *weights* that follow the pattern, and their shapes. Reads them once."""

@@ -20,7 +20,6 @@ class BakedDirectory:
     """What stands in the directory now."""
 
     path: Path
-    quantization: str
     baked: BakedSource
 
 
@@ -43,7 +42,12 @@ def bake_directory(
             spec.source, cache_dir, cache_bytes, destination.parent, report
         ) as source:
             baked = bake_source(
-                source, part, dtype=spec.dtype, report=report, quantizing=quantizing_of(spec)
+                source,
+                part,
+                dtype=spec.dtype,
+                report=report,
+                quantizing=quantizing_of(spec),
+                sparse=spec.sparsity != "none",
             )
         part.rename(destination)
     except PlatformError:
@@ -55,4 +59,4 @@ def bake_directory(
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
-    return BakedDirectory(destination, spec.quantization, baked)
+    return BakedDirectory(destination, baked)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight_loader import LAYOUT_VERSION, kernel_layout
+from pilotlight_loader.quantize.formats.quantized_source import READERS_VERSION
+from pilotlight_loader.sparse.convert import SPARSITY_VERSION
 from pilotlight_platform.baking.fetched import local_source
 from pilotlight_platform.baking.order import BakeOrder
-from pilotlight_platform.engine.checked_source import Report, check_source
+from pilotlight_platform.engine.checked_source import CheckedSource, Report, check_source
 from pilotlight_platform.engine.quantizing import QUANTIZATION_VERSION, Quantizing
 from pilotlight_platform.engine.source import BakedSource, bake_source
 from pilotlight_platform.errors import DeployError, PlatformError, SourceError
@@ -45,15 +47,10 @@ def bake_revision(order: BakeOrder, report: Report) -> BakeDone:
 
 
 def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) -> BakeDone:
-    digest = check_source(source, report).digest(report)
-    # The kernel, too: a deploy under another torch writes the weights that its workers can use.
-    shaped: list[Any] = [digest, spec.dtype, LAYOUT_VERSION, kernel_layout.kernel_id()]
+    checked = check_source(source, report)
+    digest = checked.digest(report)
     quantizing = quantizing_of(spec)
-    if quantizing is not None:
-        shaped += [QUANTIZATION_VERSION, *quantizing.shaping()]
-    if spec.sparsity != "none":
-        shaped.append(spec.sparsity)
-    content = hashlib.sha256(json.dumps(shaped).encode()).hexdigest()[:16]
+    content = _content_id(spec, checked, digest, quantizing)
     published = checkpoints_dir / content
     reused = (published / _MANIFEST).is_file()
     if not reused:
@@ -68,7 +65,7 @@ def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) 
                 quantizing=quantizing,
                 sparse=spec.sparsity != "none",
             )
-            _write_synced(part / _MANIFEST, json.dumps(_manifest(spec, baked, digest)))
+            _write_synced(part / _MANIFEST, json.dumps(_manifest(baked, digest)))
             shutil.rmtree(published, ignore_errors=True)  # a directory without its manifest
             part.replace(published)
         except BaseException:
@@ -85,6 +82,21 @@ def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) 
         **manifest,
     )
     return BakeDone(revision=revision, reused=reused)
+
+
+def _content_id(
+    spec: ModelSpec, source: CheckedSource, digest: str, quantizing: Quantizing | None
+) -> str:
+    """Of all that shapes the bytes of a bake, the versions of the code that makes them included."""
+    # The kernel, too: a deploy under another torch writes the weights that its workers can use.
+    shaped: list[Any] = [digest, spec.dtype, LAYOUT_VERSION, kernel_layout.kernel_id()]
+    if source.quantized is not None:
+        shaped += ["read", READERS_VERSION, QUANTIZATION_VERSION]
+    if quantizing is not None:
+        shaped += [QUANTIZATION_VERSION, *quantizing.shaping()]
+    if spec.sparsity != "none":
+        shaped += [spec.sparsity, SPARSITY_VERSION]
+    return hashlib.sha256(json.dumps(shaped).encode()).hexdigest()[:16]
 
 
 def quantizing_of(spec: ModelSpec) -> Quantizing | None:
@@ -108,11 +120,11 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _manifest(spec: ModelSpec, baked: BakedSource, digest: str) -> dict[str, Any]:
+def _manifest(baked: BakedSource, digest: str) -> dict[str, Any]:
     return {
         "source_digest": digest,
         "dtype": baked.dtype,
-        "quantization": spec.quantization,
+        "quantization": baked.quantization,
         "architecture": baked.architecture,
         "parameters": baked.parameters,
         "nbytes": baked.nbytes,

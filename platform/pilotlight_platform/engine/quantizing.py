@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -98,6 +99,28 @@ def _kept(
         and source.weights[name].shape == shape
     ]
     return kept_schemes(source, inner)
+
+
+def quantization_name(
+    module: nn.Module,
+    baked: BakedCheckpoint,
+    quantizing: Quantizing | None,
+    source: QuantizedSource | None,
+) -> str:
+    """What write_quantized() made of *baked*: ``none``, ``int8``, or ``int4 (gptq)`` where codes
+    are those of the source. Of several kinds that which most elements have."""
+    kinds: Counter[str] = Counter()
+    for stored in baked.quantized.values():
+        kinds[stored.scheme.kind] += math.prod(stored.shape)
+    if not kinds:
+        return "none"
+    kind = kinds.most_common(1)[0][0] if quantizing is None else quantizing.kind
+    if source is None:
+        return kind
+    kept = _kept(module, {name: stored.shape for name, stored in baked.quantized.items()}, source)
+    if not any(baked.quantized[name].scheme == scheme for name, scheme in kept.items()):
+        return kind
+    return kind if source.method == kind else f"{kind} ({source.method})"
 
 
 def restore_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:

@@ -17,6 +17,7 @@ from pilotlight_platform.engine.checked_source import CheckedSource, Report, che
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, write_packed
 from pilotlight_platform.engine.quantizing import (
     Quantizing,
+    quantization_name,
     restore_quantized,
     write_quantized,
 )
@@ -40,6 +41,7 @@ class BakedSource:
 
     source_digest: str
     dtype: str
+    quantization: str  # "none", "int8", …; "int4 (gptq)" where the codes are the source's own
     architecture: str
     parameters: int  # tied ones once
     nbytes: int  # of the baked weights, in the larger of the two files that a worker may attach
@@ -89,6 +91,7 @@ def bake_source(
     return BakedSource(
         source_digest=digest,
         dtype=used_dtype,
+        quantization=quantization_name(model, baked, quantizing, checked.quantized),
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         nbytes=max(baked.nbytes, 0 if packed is None else packed.nbytes),

@@ -70,6 +70,8 @@ class ModelSpec(BaseModel):
             raise ValueError("quantization_text: only gptq reads one: set quantization_rounding")
         if self.quantization_skip and self.quantization == "none":
             raise ValueError("quantization_skip: nothing is quantized: set quantization")
+        if self.sparsity != "none" and self.quantization != "none":
+            raise ValueError("sparsity: 2:4 weights are stored in 16 bits: leave quantization out")
         return self
 
 
@@ -84,7 +86,7 @@ class Revision(BaseModel):
     source_digest: str
     label: str | None = None
     dtype: str
-    quantization: Quantization = "none"
+    quantization: str = "none"  # int8, int4, fp8; "int4 (gptq)" where the source had the codes
     architecture: str
     parameters: int
     nbytes: int  # of the baked weights

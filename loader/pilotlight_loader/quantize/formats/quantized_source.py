@@ -16,6 +16,9 @@ from pilotlight_loader.quantize.formats.recognize import recognize
 from pilotlight_loader.quantize.formats.source_tensors import SourceTensors
 from pilotlight_loader.quantize.matrix import Matrix
 
+# Raise it where the same checkpoint is read as other weights.
+READERS_VERSION = 1
+
 
 def open_quantized(directory: Path, checkpoint: ReadableCheckpoint) -> QuantizedSource | None:
     """The weights of *checkpoint*, as the config in *directory* says; None if it says nothing.
@@ -52,6 +55,11 @@ class QuantizedSource:
     def name(self) -> str:
         """How it is quantized, for messages."""
         return self._format.name
+
+    @property
+    def method(self) -> str:
+        """What quantized it, without the bits: ``gptq``."""
+        return self._format.name.partition(",")[0]
 
     @property
     def location(self) -> str:
