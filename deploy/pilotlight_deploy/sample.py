@@ -119,7 +119,7 @@ def _write_whole(directory: Path, size: SampleSize) -> None:
         if size == "trained":
             shutil.copytree(TRAINED, part, dirs_exist_ok=True, copy_function=shutil.copyfile)
         else:
-            _write_files(part, SHAPES[size])
+            write_shape(part, SHAPES[size])
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
         (part / _MARKER).write_text(json.dumps(_marker(size, files)))
         part.chmod(0o755)
@@ -129,7 +129,8 @@ def _write_whole(directory: Path, size: SampleSize) -> None:
         raise
 
 
-def _write_files(part: Path, shape: SampleShape) -> None:
+def write_shape(part: Path, shape: SampleShape) -> None:
+    """Write the checkpoint of *shape* into the directory *part*."""
     # Both import torch, which takes seconds.
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
