@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MambaConfig, MambaForCausalLM
 
 from pilotlight_platform.engine import side_files
 from pilotlight_platform.engine import source as source_module
@@ -224,3 +225,12 @@ def test_chat_template_that_cannot_be_used_is_refused(bake, source, monkeypatch,
 
     with pytest.raises(SourceError, match=reason):
         bake()
+
+
+def test_model_without_keys_and_values_is_refused(tmp_path):
+    config = MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=64, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    (tmp_path / "baked").mkdir()
+
+    with pytest.raises(SourceError, match="MambaForCausalLM keeps a state"):
+        bake_source(tmp_path / "mamba", tmp_path / "baked", dtype="auto", report=lambda *_: None)

@@ -18,6 +18,8 @@ from pilotlight_platform.schemas.generation import (
     TokenLogprob,
 )
 
+_UNLIMITED_TOKENS = 32_768  # where neither request nor model sets a limit: nothing runs for ever
+
 
 class Sequence:
     """Turns logits into tokens, tokens into text, and text into chunks."""
@@ -61,8 +63,7 @@ class Sequence:
         token = sampling.choose(logits, self._params, self._generator)
         self.token = token
         self._unsent_tokens += 1
-        if self._left is not None:
-            self._left -= 1
+        self._left -= 1
         if token in self._eos_ids:  # counted, but neither shown nor listed in the logprobs
             self.finish_reason = "stop"
             return self._chunk(self._rest())
@@ -114,9 +115,9 @@ class Sequence:
         return self._vocabulary.text(token), self._vocabulary.token_bytes(token)
 
 
-def _budget(skeleton: Skeleton, prompt_tokens: int, max_tokens: int | None) -> int | None:
-    """Tokens that may be generated; None if neither request nor model sets a limit."""
+def _budget(skeleton: Skeleton, prompt_tokens: int, max_tokens: int | None) -> int:
+    """Tokens that may be generated."""
     if skeleton.context_length is None:
-        return max_tokens
+        return _UNLIMITED_TOKENS if max_tokens is None else max_tokens
     room = skeleton.context_length - prompt_tokens
     return room if max_tokens is None else min(room, max_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -61,4 +62,9 @@ def _load(source: Path, dtype: str) -> tuple[Any, list[str]]:
             names = ", ".join(sorted(map(str, info[problem]))[:5])
             kind = problem.replace("_", " ")
             raise SourceError(f"{source}: {len(info[problem])} {kind}, such as {names}")
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise SourceError(
+            f"{source}: {type(model).__name__} keeps a state instead of keys and values, as Mamba "
+            "and RWKV do: such models cannot be served yet"
+        )
     return model.eval().requires_grad_(False), sorted(info["unexpected_keys"])
