@@ -73,26 +73,34 @@ def _by_rows(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torc
 def _by_tiles(
     x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor, block: int
 ) -> torch.Tensor:
-    """Blocks of rows at a time, dequantized to [K, rows], which needs no transposition.
+    """Blocks of rows at a time, dequantized to [K + groups, rows], which needs no transposition.
 
-    Zero points are a product of their own, of the sums of x: adding them to the weight would be
-    one more pass over it.
+    Zero points are the last rows, times the sums of x: adding them to the weight would be one more
+    pass over it. No operator makes a tensor of this size: fresh memory costs as much as the work.
     """
     rows, columns = packed.shape[0], packed.shape[1] * 2
     groups, half = pairs.shape[0], block // 2
     tiles = packed.view(rows // block, columns, half)
     scales = pairs[:, None, :, 0] / 16  # contiguous, as the pairs are not: 4 times as fast below
-    step = max(1, _CHUNK_ELEMENTS // (columns * block))
+    zeros = pairs[..., 1]
+    x = torch.cat((x, x.view(x.shape[0], groups, -1).sum(-1)), 1)
+    step = max(1, _CHUNK_ELEMENTS // ((columns + groups) * block))
     product = torch.empty(x.shape[0], rows, dtype=x.dtype)
     for start in range(0, len(tiles), step):
         tile = tiles[start : start + step]
-        weight = scratch((columns, len(tile), 2, half), x.dtype)
+        weight = scratch((columns + groups, len(tile) * block), x.dtype)
+        codes = weight[:columns].view(columns, len(tile), 2, half)
         # Offset binary to two's complement: at the top of a byte, a code is 16 times its value.
-        signed = torch.bitwise_xor(tile.view(torch.int64), _FLIPPED).view(torch.int8)
-        weight[:, :, 0] = (signed << 4).transpose(0, 1)
-        weight[:, :, 1] = (signed & -16).transpose(0, 1)
+        high = scratch(tile.shape, torch.uint8).view(torch.int8)
+        low = scratch(tile.shape, torch.int8)
+        torch.bitwise_xor(tile.view(torch.int64), _FLIPPED, out=high.view(torch.int64))
+        torch.bitwise_left_shift(high, 4, out=low)
+        codes[:, :, 0] = low.transpose(0, 1)
+        codes[:, :, 1] = high.bitwise_and_(-16).transpose(0, 1)
         span = slice(start * block, (start + len(tile)) * block)
-        weight.view(groups, columns // groups, -1).mul_(scales[..., span])
-        product[:, span] = x @ weight.view(columns, -1)
-    sums = x.view(x.shape[0], groups, -1).sum(-1)
-    return product.addmm_(sums, pairs[..., 1])
+        weight[:columns].view(groups, columns // groups, -1).mul_(scales[..., span])
+        weight[columns:] = zeros[:, span]
+        if len(tile) == len(tiles):
+            return torch.mm(x, weight, out=product)
+        product[:, span] = x @ weight
+    return product
