@@ -284,7 +284,7 @@ def test_packable_weights_leave_alone_what_the_model_reads_itself():
 
 
 @needs_kernel
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", ["mixtral"])  # mamba is refused: it has no keys and values
 def test_packed_layers_suit_other_architectures(tmp_path, name):
     module = random_module(OTHERS[name]())
     module.save_pretrained(tmp_path / "source")

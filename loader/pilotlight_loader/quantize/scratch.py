@@ -20,5 +20,6 @@ def scratch(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     needed = math.prod(shape)
     buffer = buffers.get(dtype)
     if buffer is None or len(buffer) < needed:
-        buffer = buffers[dtype] = torch.empty(needed, dtype=dtype)
+        with torch.inference_mode(False):  # a tensor born in it could be written only in it
+            buffer = buffers[dtype] = torch.empty(needed, dtype=dtype)
     return buffer[:needed].view(*shape)

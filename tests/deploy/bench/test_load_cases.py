@@ -36,8 +36,8 @@ def test_local_cases_measure_every_side_in_every_turn(model: BenchModel) -> None
         cases.release()
 
     order = [case["case"] for case in cases.cases]
-    assert order[:5] == ["mapped", "safetensors", "arena", "memcpy", "attach"]
-    assert order[5:] == order[4::-1]
+    assert order[:6] == ["mapped", "safetensors", "arena", "memcpy", "memcpy_huge", "attach"]
+    assert order[6:] == order[5::-1]
     assert {figure.n for figure in cases.figures()} == {2}
 
 
