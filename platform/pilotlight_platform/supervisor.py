@@ -33,7 +33,7 @@ from pilotlight_platform.address import (
 )
 from pilotlight_platform.errors import MachineError, PlatformError
 from pilotlight_platform.host_memory import host_memory
-from pilotlight_platform.names import APP
+from pilotlight_platform.names import APP, SCHEDULER
 from pilotlight_platform.preflight import check_machine, check_port, home_lock
 from pilotlight_platform.serve_app import build_app
 from pilotlight_platform.settings import Settings
@@ -43,6 +43,7 @@ _READY_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
 _RAY_EXIT_TIMEOUT_S = 10.0
 _DYING_RAY_S = 5.0  # a killed platform's Ray goes within 4 s
+_SAVE_TIMEOUT_S = 5.0
 _POLL_S = 0.1
 _LOOPBACK = "127.0.0.1"
 _STATUS_STEP_S = 1.0
@@ -57,6 +58,8 @@ _RAY_ENVIRONMENT = {
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+logger = logging.getLogger("pilotlight.supervisor")
 
 Progress = Callable[[str], None]
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -240,8 +243,18 @@ def _serve(settings: Settings, redis_url: str) -> Iterator[None]:
         except (RuntimeError, RayServeException, RayError) as error:
             raise PlatformError(f"Ray Serve could not start the platform: {error}") from error
         yield
+        _save_learned()
     finally:
         _end_serve(settings, joined)
+
+
+def _save_learned() -> None:
+    """Serve would kill the scheduler in the middle of its open calls."""
+    try:
+        handle = serve.get_deployment_handle(SCHEDULER, app_name=APP)
+        handle.save.remote().result(timeout_s=_SAVE_TIMEOUT_S)
+    except Exception as error:  # Ray's and Serve's are many; at most five seconds are lost
+        logger.warning("learned_unsaved reason=%s", error)
 
 
 def _end_serve(settings: Settings, joined: bool) -> None:

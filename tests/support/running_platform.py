@@ -1,12 +1,15 @@
 """A running platform as its users see it: over HTTP."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from pilotlight_platform.settings import Settings
 
@@ -49,3 +52,17 @@ def sse_events(answer: httpx.Response) -> Iterator[Any]:
         if line.startswith("data: "):
             data = line.removeprefix("data: ")
             yield data if data == "[DONE]" else json.loads(data)
+
+
+def kill_actor(name: str) -> None:
+    """`kill -9` of a Serve replica, found by the title that Ray gives its process."""
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or ())
+        if title.startswith(f"ray::ServeReplica:pilotlight:{name}"):
+            os.kill(process.pid, signal.SIGKILL)
+            return
+    raise AssertionError(f"no process of {name}")
+
+
+def workers_ready(platform: RunningPlatform) -> int:
+    return len(platform.http.get("/api/status").json()["workers"])

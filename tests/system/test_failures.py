@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support.running_platform import RunningPlatform, sse_events
+from support.running_platform import RunningPlatform, kill_actor, sse_events, workers_ready
 from support.waiting import until
 
 from pilotlight_platform.errors import MachineError
@@ -19,20 +19,6 @@ from pilotlight_platform.supervisor import start_detached, stop_platform
 pytestmark = pytest.mark.system
 
 _LONG: dict[str, Any] = {"prompt": "def", "max_tokens": 400, "ignore_eos": True, "stream": True}
-
-
-def kill_actor(name: str) -> None:
-    """`kill -9` of a Serve replica, found by the title that Ray gives its process."""
-    for process in psutil.process_iter(["cmdline"]):
-        title = " ".join(process.info["cmdline"] or ())
-        if title.startswith(f"ray::ServeReplica:pilotlight:{name}"):
-            os.kill(process.pid, signal.SIGKILL)
-            return
-    raise AssertionError(f"no process of {name}")
-
-
-def workers_ready(platform: RunningPlatform) -> int:
-    return len(platform.http.get("/api/status").json()["workers"])
 
 
 def test_failure_worker_killed_midstream_ends_that_stream_with_an_error(

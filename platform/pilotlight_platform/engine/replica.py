@@ -111,6 +111,12 @@ class Replica:
         return self._attach_report.nbytes
 
     @property
+    def staged(self) -> tuple[Tier, float] | None:
+        """Which tier the weights came from, and the Unix time since when all of them are there."""
+        report = self._prefault_report
+        return None if report is None else (_tier(report), report.end_s)
+
+    @property
     def spans(self) -> list[Span]:
         """What attaching cost; ``stage`` joins once the last page is there."""
         report = self._prefault_report

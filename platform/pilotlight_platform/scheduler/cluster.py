@@ -12,6 +12,7 @@ from pilotlight_autoscaler import (
     ModelSnapshot,
     Phase,
     ReplicaSnapshot,
+    Tier,
     Unplaced,
 )
 from pilotlight_autoscaler import WorkerSnapshot as WorkerView
@@ -99,6 +100,7 @@ class WorkerState:
     info: WorkerInfo
     report: WorkerReport = field(default_factory=WorkerReport)
     orders: dict[str, tuple[AttachOrder, float]] = field(default_factory=dict)  # by revision
+    starting: dict[str, float] = field(default_factory=dict)  # by revision: not measured yet
     leaving: set[str] = field(default_factory=set)  # revisions with a detach under way
     draining: set[str] = field(default_factory=set)  # to be detached when their streams have ended
 
@@ -121,6 +123,20 @@ class WorkerState:
                 ReplicaReport(order.model, revision_id, order.nbytes, "attaching", at_s, 0, None),
             )
         return list(here.values())
+
+    def cold_started(self) -> list[tuple[str, Tier, float]]:
+        """Starts whose weights are all there now: model, tier, seconds since the order."""
+        here = {r.revision_id: r for r in self.report.replicas}
+        measured = []
+        for revision_id, began_s in list(self.starting.items()):
+            replica = here.get(revision_id)
+            if replica is None:
+                del self.starting[revision_id]  # gone before it was all there
+            elif replica.tier is not None and replica.staged_s is not None:
+                del self.starting[revision_id]
+                took_s = max(0.0, max(replica.since_s, replica.staged_s) - began_s)
+                measured.append((replica.model, Tier(replica.tier), took_s))
+        return measured
 
     def drained(self) -> list[ReplicaReport]:
         """Replicas whose last stream has ended since they were to be drained."""

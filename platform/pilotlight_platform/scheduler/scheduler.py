@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import serve
 
-from pilotlight_autoscaler import Attach, Autoscaler, Detach, Drain, Tier
+from pilotlight_autoscaler import Attach, Autoscaler, Detach, Drain
 from pilotlight_platform.errors import (
     AttachError,
     DeployError,
@@ -26,6 +26,7 @@ from pilotlight_platform.latest import Latest
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.cluster import Cluster, Model, WorkerState, now
+from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.status import model_statuses, worker_statuses
 from pilotlight_platform.scheduler.told import Told
 from pilotlight_platform.schemas.cluster import (
@@ -37,7 +38,7 @@ from pilotlight_platform.schemas.cluster import (
 )
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, Revision, WorkerStatus
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.store.redis_store import RedisStore, read_models
+from pilotlight_platform.store.redis_store import RedisStore, read_learned, read_models
 from pilotlight_platform.worker_pool import WorkerPool, within
 
 logger = logging.getLogger("pilotlight.scheduler")
@@ -63,6 +64,11 @@ class Scheduler:
         self._store = RedisStore(redis_url)
         self._cluster = Cluster(read_models(redis_url))
         self._told = Told(Autoscaler())
+        learned = read_state(read_learned(redis_url), now())
+        if learned is not None:
+            self._told.restore(learned)
+        self._memory = Memory(self._told.autoscaler.state, self._store.put_learned)
+        self._lessons = 0  # that the memory was told of
         self._told.tell(self._cluster, now())
         self._table = Latest(self._cluster.routing_table(0))
         self._wake: asyncio.TimerHandle | None = None
@@ -107,6 +113,7 @@ class Scheduler:
             worker = self._cluster.workers[info.worker_id] = WorkerState(info)
             self._spawn(self._prepare_all(worker))
         worker.observe(report)
+        self._note_cold_starts(worker)
         for replica in report.replicas:
             if replica.ongoing:
                 self._told.arrived(replica.model, now(), 1, warm=True)
@@ -116,6 +123,10 @@ class Scheduler:
             worker.draining.discard(replica.revision_id)
             self._send_detach(worker, replica.revision_id)
         self._step()
+
+    def _note_cold_starts(self, worker: WorkerState) -> None:
+        for model, tier, seconds in worker.cold_started():
+            self._told.cold_started(model, tier, seconds)
 
     async def _prepare_all(self, worker: WorkerState) -> None:
         for revision_id, path in self._cluster.live_revisions().items():
@@ -311,6 +322,10 @@ class Scheduler:
         except (PlatformError, TimeoutError) as error:
             logger.warning("forget_failed worker=%s reason=%s", worker_id, error)
 
+    async def save(self) -> None:
+        """Save what was learned; the platform is about to stop. Raises StoreError."""
+        await self._memory.save()
+
     async def models(self) -> list[ModelStatus]:
         return model_statuses(self._cluster, now())
 
@@ -338,6 +353,9 @@ class Scheduler:
             self._order_drain(drain)
         for reason in decision.reasons:
             logger.debug("holds model=%s reason=%s", reason.subject, reason)
+        if self._told.lessons != self._lessons:
+            self._lessons = self._told.lessons
+            self._memory.changed()
         wakes = (decision.wake_at_s, self._cluster.demand_expires_s())
         self._look_again(min((at_s for at_s in wakes if at_s is not None), default=None))
         # A replica that goes must not get requests any more: who is sent there comes back.
@@ -403,8 +421,9 @@ class Scheduler:
             logger.error("attach_failed model=%s reason=%s", order.model, model.last_error)
         else:
             model.failures, model.retry_at_s, model.last_error = 0, 0.0, None
-            self._told.cold_started(order.model, Tier.DISK, now() - began_s)
+            worker.starting[order.revision_id] = began_s
             worker.observe(report)
+            self._note_cold_starts(worker)
         finally:
             worker.orders.pop(order.revision_id, None)
             self._step()

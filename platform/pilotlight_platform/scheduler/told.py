@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pilotlight_autoscaler import Autoscaler, Decision, ModelSnapshot, Tier, WorkerSnapshot
+from pilotlight_autoscaler import (
+    Autoscaler,
+    Decision,
+    ModelSnapshot,
+    PolicyState,
+    Tier,
+    WorkerSnapshot,
+)
 from pilotlight_platform.scheduler.cluster import Cluster, Model
 
 
@@ -18,11 +25,18 @@ class Told:
         self._at_rest: set[str] = set()
         self._idle: set[str] = set()  # models whose next request ends an idle gap
         self._latest_s = 0.0
+        self.lessons = 0  # counts what was learned from
 
     def clock(self, now_s: float) -> float:
         """*now_s*, or the latest time so far where the wall clock was set back."""
         self._latest_s = max(self._latest_s, now_s)
         return self._latest_s
+
+    def restore(self, state: PolicyState) -> None:
+        """Take over what an earlier scheduler has learned; before anything else is told."""
+        self.autoscaler.restore(state)
+        self._latest_s = max(self._latest_s, state.decided_s)
+        self._idle = {name for name, m in state.models.items() if m.idle_since_s is not None}
 
     def decide(self, cluster: Cluster, now_s: float) -> Decision:
         """Tell of *cluster*, then ask."""
@@ -56,16 +70,19 @@ class Told:
         """Requests have come. A *warm* one counts only as the end of a gap."""
         if name in self._models and (not warm or name in self._idle):
             self._idle.discard(name)
+            self.lessons += 1
             self.autoscaler.arrived(name, self.clock(now_s), requests)
 
     def rested(self, name: str, since_s: float) -> None:
         """Nothing of the model runs or waits any more."""
         if name in self._models and name not in self._idle:
             self._idle.add(name)
+            self.lessons += 1
             self.autoscaler.finished(name, max(0.0, since_s), left=0)
 
     def cold_started(self, name: str, tier: Tier, seconds: float) -> None:
         if name in self._models:
+            self.lessons += 1
             self.autoscaler.cold_started(name, tier, max(0.0, seconds))
 
     def _resting(

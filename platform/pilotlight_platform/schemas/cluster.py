@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pilotlight_platform.schemas.model import ModelRecord
+from pilotlight_platform.schemas.timeline import Tier
 
 ReplicaPhase = Literal["attaching", "ready", "draining"]
 
@@ -33,6 +34,8 @@ class ReplicaReport:
     since_s: float
     ongoing: int
     idle_since_s: float | None
+    tier: Tier | None = None  # where its weights came from, once they are all there
+    staged_s: float | None = None  # since when they are
 
 
 @dataclass(frozen=True, slots=True)

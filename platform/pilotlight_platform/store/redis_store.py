@@ -1,4 +1,4 @@
-"""What outlives the platform's processes: the live models. Redis through redis-py."""
+"""What outlives the platform's processes: live models, what was learned. Redis by redis-py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from pilotlight_platform.schemas.model import ModelRecord
 logger = logging.getLogger("pilotlight.store")
 
 _MODELS = "pilotlight:1:models"  # hash: name -> ModelRecord as JSON; 1 is the format's version
+_LEARNED = "pilotlight:1:learned"  # string: the autoscaler's state as JSON
 _TIMEOUT_S = 5.0
+_MAX_LEARNED_BYTES = 256 << 20  # 100,000 models need about half of that
 
 
 def read_models(url: str) -> dict[str, ModelRecord]:
@@ -37,6 +39,23 @@ def read_models(url: str) -> dict[str, ModelRecord]:
     return records
 
 
+def read_learned(url: str) -> bytes | None:
+    """What the autoscaler has learned, as it was saved. Blocks: for start-up. Raises StoreError."""
+    try:
+        with SyncRedis.from_url(
+            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        ) as redis:
+            if redis.strlen(_LEARNED) > _MAX_LEARNED_BYTES:
+                logger.error(
+                    "learned_refused reason=it is larger than %d bytes", _MAX_LEARNED_BYTES
+                )
+                return None
+            saved: bytes | None = redis.get(_LEARNED)
+    except RedisError as error:
+        raise _unreachable(error) from error
+    return saved
+
+
 class RedisStore:
     """Written by the scheduler only. Raises StoreError when Redis does not answer in 5 s."""
 
@@ -54,6 +73,12 @@ class RedisStore:
     async def delete_model(self, name: str) -> None:
         try:
             await self._redis.hdel(_MODELS, name)
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    async def put_learned(self, saved: bytes) -> None:
+        try:
+            await self._redis.set(_LEARNED, saved)
         except RedisError as error:
             raise _unreachable(error) from error
 

@@ -57,6 +57,7 @@ _MAX_BATCH = 256
 _INLINE_PROMPT_CHARS = 16_384  # about 5 ms
 _ENCODE_TIMEOUT_S = 30.0
 _ENCODERS = 2
+_STAGE_TIMEOUT_S = 600.0
 _BUILDERS = 32  # asyncio's own bound; some may wait for a detach
 
 
@@ -77,6 +78,8 @@ class _Resident:
 
     def report(self) -> ReplicaReport:
         order = self.order
+        staged = None if self.replica is None else self.replica.staged
+        tier, staged_s = (None, None) if staged is None else staged
         return ReplicaReport(
             order.model,
             order.revision_id,
@@ -85,6 +88,8 @@ class _Resident:
             self.since_s,
             self.ongoing,
             self.idle_since_s,
+            tier,
+            staged_s,
         )
 
 
@@ -109,6 +114,7 @@ class Worker:
         self._skeletons: dict[str, asyncio.Task[Skeleton]] = {}
         self._residents: dict[str, _Resident] = {}
         self._arrived = asyncio.Condition()  # a new resident, for requests ahead of their order
+        self._staging: set[asyncio.Task[None]] = set()  # kept: a task needs a reference
         self._forgotten: set[str] = set()  # not live any more, but still attached
         self._reports = 0
         self._report = Latest(WorkerReport())
@@ -216,6 +222,9 @@ class Worker:
             )
             resident.phase = "ready"
             resident.since_s = resident.idle_since_s = time.time()
+            if resident.replica.staged is None:
+                self._staging.add(task := asyncio.create_task(self._report_staged(resident)))
+                task.add_done_callback(self._staging.discard)
         except Exception as error:  # whatever it is, it ends this attach and nothing else
             logger.exception("attach_failed model=%s", order.model)
             resident.error = AttachError(f"model {order.model!r} cannot be attached: {error}")
@@ -223,6 +232,12 @@ class Worker:
         finally:
             resident.done.set()
             self._publish()
+
+    async def _report_staged(self, resident: _Resident) -> None:
+        """Tell when the last page has come from the disk: that is when a cold start has ended."""
+        assert resident.replica is not None
+        await asyncio.to_thread(resident.replica.wait_staged, _STAGE_TIMEOUT_S)
+        self._publish()
 
     async def detach(self, revision_id: str) -> WorkerReport:
         """Detach an idle revision; nothing is done if it is attaching or has requests."""

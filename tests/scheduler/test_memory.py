@@ -1,0 +1,170 @@
+"""What was learned, in the store: real Redis, and clocks that are told."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from support.records import model_record
+
+from pilotlight_autoscaler import Autoscaler, PolicyState, Tier
+from pilotlight_platform.errors import StoreError
+from pilotlight_platform.scheduler.cluster import Cluster, WorkerState
+from pilotlight_platform.scheduler.memory import Memory, read_state
+from pilotlight_platform.scheduler.told import Told
+from pilotlight_platform.schemas.cluster import ReplicaReport, WorkerInfo, WorkerReport
+from pilotlight_platform.store.embedded import EmbeddedRedis
+from pilotlight_platform.store.redis_store import RedisStore, read_learned
+
+
+def taught() -> Told:
+    """A scheduler's policy that has seen a cold start and an idle gap of model a."""
+    told = Told(Autoscaler())
+    told.tell(Cluster({"a": model_record("a", nbytes=100)}), 1000.0)
+    told.arrived("a", 1000.0, 1)
+    told.cold_started("a", Tier.HOST, 0.25)
+    told.rested("a", 1010.0)
+    told.arrived("a", 1100.0, 1)
+    return told
+
+
+def as_bytes(state: PolicyState) -> bytes:
+    return json.dumps(state.to_json()).encode()
+
+
+def test_memory_is_found_again_in_a_restarted_store(tmp_path: Path) -> None:
+    told = taught()
+
+    async def save(url: str) -> None:
+        store = RedisStore(url)
+        memory = Memory(told.autoscaler.state, store.put_learned)
+        memory.changed()
+        await memory.save()
+        await store.close()
+
+    with EmbeddedRedis(tmp_path) as redis:
+        asyncio.run(save(redis.url))
+    with EmbeddedRedis(tmp_path) as redis:
+        state = read_state(read_learned(redis.url), 1200.0)
+
+    assert state == told.autoscaler.state()
+    assert state.models["a"].cold_starts.samples == {Tier.HOST: [0.25]}
+    assert state.models["a"].gaps.observed == 1
+
+
+def test_memory_that_was_restored_goes_on_counting_the_gap() -> None:
+    first = taught()
+    first.rested("a", 1110.0)
+    second = Told(Autoscaler())
+    second.restore(first.autoscaler.state())
+    second.tell(Cluster({"a": model_record("a", nbytes=100)}), 1150.0)
+    second.arrived("a", 1200.0, 1, warm=True)
+
+    assert second.autoscaler.state().models["a"].gaps.observed == 2
+
+
+@pytest.mark.parametrize(
+    ("saved", "why"),
+    [
+        (b"\x80abc", "codec"),
+        (b"{", "Expecting"),
+        (b'{"version": 2}', "version"),
+        (b'{"version": 1, "models": {"a": {"burst": {"k": -1}}}}', "models.a.burst.k"),
+        (b'{"version": 1, "decided_s": 5000.0}', "ahead of this machine's clock"),
+    ],
+)
+def test_memory_that_cannot_be_used_is_refused_by_name(
+    saved: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR, "pilotlight.scheduler"):
+        assert read_state(saved, 1000.0) is None
+
+    assert "learned_refused" in caplog.text
+    assert why in caplog.text
+
+
+def test_memory_without_a_saved_state_begins_anew() -> None:
+    assert read_state(None, 0.0) is None
+
+
+def test_memory_saves_many_changes_once_and_the_newest() -> None:
+    written: list[bytes] = []
+    told = taught()
+
+    async def change() -> None:
+        done = asyncio.Event()
+
+        async def write(saved: bytes) -> None:
+            written.append(saved)
+            done.set()
+
+        memory = Memory(told.autoscaler.state, write, after_s=0.05)
+        for n in range(20):
+            told.cold_started("a", Tier.DISK, float(n))
+            memory.changed()
+        async with asyncio.timeout(5):
+            await done.wait()
+        await memory.save()  # nothing new
+
+    asyncio.run(change())
+
+    assert written == [as_bytes(told.autoscaler.state())]
+
+
+def test_memory_that_was_not_taken_is_written_again() -> None:
+    written: list[bytes] = []
+    refusals = [StoreError("the store does not answer"), None]
+
+    async def change() -> None:
+        done = asyncio.Event()
+
+        async def write(saved: bytes) -> None:
+            refusal = refusals.pop(0)
+            if refusal is not None:
+                raise refusal
+            written.append(saved)
+            done.set()
+
+        memory = Memory(taught().autoscaler.state, write, after_s=0.01)
+        memory.changed()
+        async with asyncio.timeout(5):
+            await done.wait()
+
+    asyncio.run(change())
+
+    assert len(written) == 1
+
+
+def started(**change: object) -> WorkerState:
+    worker = WorkerState(WorkerInfo("w", "node", 1, 1, 1000, 4))
+    worker.starting["a-1"] = 10.0
+    values = {"since_s": 10.1, "ongoing": 0, "idle_since_s": None, **change}
+    report = ReplicaReport("a", "a-1", 100, "ready", **values)  # type: ignore[arg-type]
+    worker.observe(WorkerReport(1, (report,)))
+    return worker
+
+
+def test_cold_start_from_memory_ends_when_it_is_ready() -> None:
+    measured = started(tier="host", staged_s=10.05).cold_started()
+
+    assert measured == [("a", Tier.HOST, pytest.approx(0.1))]
+
+
+def test_cold_start_from_the_disk_ends_with_its_last_page() -> None:
+    worker = started()
+    before = worker.cold_started()
+    late = ReplicaReport("a", "a-1", 100, "ready", 10.1, 1, None, "disk", 12.0)
+    worker.observe(WorkerReport(2, (late,)))
+
+    assert before == []
+    assert worker.cold_started() == [("a", Tier.DISK, pytest.approx(2.0))]
+    assert worker.cold_started() == []
+
+
+def test_cold_start_of_a_replica_that_has_gone_is_not_counted() -> None:
+    worker = started()
+    worker.observe(WorkerReport(2, ()))
+
+    assert worker.cold_started() == []
+    assert worker.starting == {}
