@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from pilotlight_autoscaler import ClusterFile, PoolConfig
 from pilotlight_deploy.cli import app
+from pilotlight_deploy.cluster_file import cluster_schema
 from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_deploy.model_file import schema
 from pilotlight_platform.errors import PlatformError
@@ -59,6 +61,20 @@ def test_docs_publish_the_schema_of_the_model_file() -> None:
     published = json.loads((ROOT / "docs" / "model.schema.json").read_text())
 
     assert published == schema(), "run: pilotlight schema > docs/model.schema.json"
+
+
+def test_docs_publish_the_schema_of_the_cluster_file() -> None:
+    published = json.loads((ROOT / "docs" / "cluster.schema.json").read_text())
+
+    command = "pilotlight schema cluster > docs/cluster.schema.json"
+    assert published == cluster_schema(), f"run: {command}"
+
+
+def test_docs_list_every_field_of_the_cluster_file() -> None:
+    text = (ROOT / "docs" / "cluster-file.md").read_text()
+    fields = {f"pool.{name}" for name in PoolConfig.model_fields} | set(ClusterFile.model_fields)
+
+    assert set(re.findall(r"\n\| `([\w.]+)` \|", text)) == fields
 
 
 @pytest.mark.parametrize(("command", "options"), COMMANDS, ids=[path for path, _ in COMMANDS])

@@ -22,6 +22,7 @@ from pilotlight_autoscaler.decision import Attach, Decision, Detach, Drain, Reas
 from pilotlight_autoscaler.draft import Draft
 from pilotlight_autoscaler.errors import ClockError, InputError
 from pilotlight_autoscaler.explain import hold_reason
+from pilotlight_autoscaler.keep_alive import Windows
 from pilotlight_autoscaler.learned import Learned
 from pilotlight_autoscaler.lessons import Lessons
 from pilotlight_autoscaler.look import Look
@@ -144,6 +145,14 @@ class Autoscaler:
             if each.model == name:
                 return Reason(name, Rule.UNPLACED, each.reason)
         return hold_reason(view, self._look, now_s)
+
+    def view(self, name: str) -> ModelView:
+        """The model as it is seen, to be read. Raises InputError if it was never told of."""
+        return self._mirror.model(name)
+
+    def windows(self, name: str) -> Windows:
+        """How long the model's idle replica stays, and when it would be back."""
+        return self._look.windows(self._mirror.model(name))
 
     def state(self) -> PolicyState:
         """What was learned, to be saved."""

@@ -12,11 +12,13 @@ import typer
 from typer.core import TyperGroup
 
 from pilotlight_deploy.commands import (
+    autoscaling,
     bake,
     bench,
     cache,
     chat,
     demo,
+    explain,
     models,
     platform,
     sample,
@@ -89,6 +91,8 @@ app.command(rich_help_panel=_MODELS)(models.deploy)
 app.command("list", rich_help_panel=_MODELS)(models.list_models)
 app.command(rich_help_panel=_MODELS)(models.show)
 app.command(rich_help_panel=_MODELS)(models.delete)
+app.command(rich_help_panel=_MODELS)(explain.explain)
+app.add_typer(autoscaling.app, name="autoscaling", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(chat.chat)
 app.command(rich_help_panel=_MODELS)(bake.bake)
 app.add_typer(cache.app, name="cache", rich_help_panel=_MODELS)

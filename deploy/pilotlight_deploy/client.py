@@ -11,10 +11,12 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from pilotlight_autoscaler import AutoscalingConfig
 from pilotlight_deploy.answer import AnswerStream
 from pilotlight_deploy.errors import CliError, from_api
 from pilotlight_deploy.event_lines import BrokenStreamError, iter_lines, iter_sse_objects
 from pilotlight_deploy.exit_codes import ExitCode
+from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
 from pilotlight_platform.schemas.model import (
     DeployEvent,
     DeployFailed,
@@ -46,6 +48,8 @@ class _ModelList(BaseModel):
 _MODELS = TypeAdapter(_ModelList)
 _MODEL = TypeAdapter(ModelStatus)
 _STATUS = TypeAdapter(PlatformStatus)
+_EXPLANATION = TypeAdapter(Explanation)
+_SCALING = TypeAdapter(ScalingStatus)
 
 
 class PlatformClient:
@@ -87,6 +91,23 @@ class PlatformClient:
 
     def model(self, name: str) -> ModelStatus:
         return self._get(f"/api/models/{_segment(name)}", _MODEL)
+
+    def explain(self, name: str, since_s: float) -> Explanation:
+        """How the model stands, and what was decided on it since that Unix time."""
+        return self._get(f"/api/models/{_segment(name)}/decisions?since_s={since_s}", _EXPLANATION)
+
+    def scaling(self, name: str) -> ScalingStatus:
+        return self._get(f"/api/models/{_segment(name)}/autoscaling", _SCALING)
+
+    def configure(self, name: str, config: AutoscalingConfig) -> ScalingStatus:
+        """Give a model other autoscaling settings, in place."""
+        with self._failures():
+            answer = self._http.put(
+                f"/api/models/{_segment(name)}/autoscaling",
+                content=config.model_dump_json(),
+                headers={"Content-Type": "application/json"},
+            )
+            return _SCALING.validate_json(_checked(answer).content)
 
     def delete(self, name: str) -> None:
         with self._failures():

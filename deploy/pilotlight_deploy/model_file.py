@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,7 @@ MAX_FILE_BYTES = 64 << 10
 _MAX_SHOWN = 60  # characters of a wrong value
 
 _Path = tuple[str | int, ...]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class ModelFileError(CliError):
@@ -44,7 +45,7 @@ def read_model_spec(
 
     Raises ModelFileError.
     """
-    values, lines = ({}, {}) if file is None else _read(file)
+    values, lines = ({}, {}) if file is None else read_mapping(file)
     if file is not None and isinstance(values.get("source"), str):
         values["source"] = _located(values["source"], file.absolute().parent)
     if file is not None and isinstance(values.get("quantization_text"), str):
@@ -57,13 +58,7 @@ def read_model_spec(
     elif file is None and source is not None:
         values["name"] = _name_of(Path(values["source"]))
     values |= fields
-    try:
-        return ModelSpec.model_validate(values)
-    except ValidationError as error:
-        label = "" if file is None else str(file)
-        raise ModelFileError(
-            [_problem(label, lines, details) for details in error.errors(include_url=False)]
-        ) from error
+    return validated(ModelSpec, values, file, lines)
 
 
 def read_target(target: Path | None, *, file: Path | None, name: str | None) -> ModelSpec:
@@ -78,6 +73,18 @@ def read_target(target: Path | None, *, file: Path | None, name: str | None) -> 
             "name a checkpoint directory or a model file: pilotlight deploy PATH", ExitCode.USAGE
         )
     return read_model_spec(file, source=None if target is None else str(target), name=name)
+
+
+def validated(
+    kind: type[_Model], values: dict[str, Any], file: Path | None, lines: dict[_Path, int]
+) -> _Model:
+    """*values* as a *kind* of file. Raises ModelFileError with a line per problem."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        label = "" if file is None else str(file)
+        problems = error.errors(include_url=False)
+        raise ModelFileError([_problem(kind, label, lines, each) for each in problems]) from error
 
 
 def schema() -> dict[str, Any]:
@@ -107,8 +114,8 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[_Path, int]]:
-    """The file's values, and the line of each key."""
+def read_mapping(file: Path) -> tuple[dict[str, Any], dict[_Path, int]]:
+    """The file's values, and the line of each key. Raises ModelFileError."""
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -161,20 +168,26 @@ def _key_lines(file: Path, node: yaml.MappingNode, at: _Path = ()) -> Iterator[t
         yield (*at, key.value), line
         if isinstance(value, yaml.MappingNode):
             yield from _key_lines(file, value, (*at, key.value))
+        elif isinstance(value, yaml.SequenceNode):
+            for n, item in enumerate(value.value):
+                if isinstance(item, yaml.MappingNode):
+                    yield from _key_lines(file, item, (*at, key.value, n))
 
 
-def _problem(label: str, lines: dict[_Path, int], details: ErrorDetails) -> str:
+def _problem(
+    kind: type[BaseModel], label: str, lines: dict[_Path, int], details: ErrorDetails
+) -> str:
     path: _Path = details["loc"]
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     place = label if line is None or not label else f"{label}:{line}"
     dotted = ".".join(str(part) for part in path)
-    return ": ".join(part for part in (place, dotted, _what(path, details)) if part)
+    return ": ".join(part for part in (place, dotted, _what(kind, path, details)) if part)
 
 
-def _what(path: _Path, details: ErrorDetails) -> str:
+def _what(model: type[BaseModel], path: _Path, details: ErrorDetails) -> str:
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(path)
+        return _unknown_key(model, path)
     if kind == "missing":
         return "is missing"
     if kind == "string_type":
@@ -201,35 +214,43 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
-def _unknown_key(path: _Path) -> str:
-    allowed = _allowed(path[:-1])
+def _unknown_key(root: type[BaseModel], path: _Path) -> str:
+    allowed = _allowed(root, path[:-1])
     wrong = str(path[-1])
     normal = re.sub(r"[^a-z0-9]+", "_", wrong.lower())
     near = difflib.get_close_matches(normal, allowed, n=1)
     if near:
         return f"unknown key; did you mean {near[0]}?"
-    elsewhere = [key for key in _everywhere(ModelSpec) if key.rpartition(".")[2] == normal]
+    elsewhere = [key for key in _everywhere(root) if key.rpartition(".")[2] == normal]
     if elsewhere:
         return f"unknown key here; {elsewhere[0]} is the one"
     return f"unknown key; there are {', '.join(allowed)}"
 
 
-def _allowed(path: _Path) -> list[str]:
-    model: type[BaseModel] = ModelSpec
+def _allowed(root: type[BaseModel], path: _Path) -> list[str]:
+    model = root
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not _is_model(field.annotation):
+        if isinstance(part, int):
+            continue  # an item of a list, whose model was taken at the list
+        field = model.model_fields.get(part)
+        inner = None if field is None else _model_in(field.annotation)
+        if inner is None:
             return []
-        model = cast(type[BaseModel], field.annotation)
+        model = inner
     return list(model.model_fields)
 
 
 def _everywhere(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
-        if _is_model(field.annotation):
-            yield from _everywhere(cast(type[BaseModel], field.annotation), f"{prefix}{name}.")
+        inner = _model_in(field.annotation)
+        if inner is not None:
+            yield from _everywhere(inner, f"{prefix}{name}.")
 
 
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds: itself, one or nothing, or a list of them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(each) for each in get_args(annotation))
+    return next((each for each in found if each is not None), None)

@@ -7,8 +7,10 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from pilotlight_autoscaler import AutoscalingConfig
 from pilotlight_platform.errors import OverloadedError
 from pilotlight_platform.schemas.cluster import Route, RoutingTable
+from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, WorkerStatus
 from pilotlight_platform.worker_pool import call, ray_errors, remote_items, within
 
@@ -39,6 +41,18 @@ class SchedulerClient:
     async def delete_model(self, name: str) -> int:
         version: int = await self._call("delete_model", name)
         return version
+
+    async def configure(self, name: str, config: AutoscalingConfig) -> int:
+        version: int = await self._call("configure", name, config)
+        return version
+
+    async def explain(self, name: str, since_s: float) -> Explanation:
+        found: Explanation = await self._call("explain", name, since_s)
+        return found
+
+    async def scaling(self, name: str) -> ScalingStatus:
+        found: ScalingStatus = await self._call("scaling", name)
+        return found
 
     async def checkpoints_in_use(self) -> set[str]:
         paths: set[str] = await self._call("checkpoints_in_use")

@@ -47,7 +47,8 @@ def platform() -> Iterator[FakePlatform]:
             fake.seen.append((self.command, self.path, headers, self.rfile.read(size)))
             missing = {"error": {"message": f"no {self.path}", "code": "not_found"}}
             reply = fake.replies.get(
-                (self.command, self.path), Reply(json.dumps(missing).encode(), 404)
+                (self.command, self.path.partition("?")[0]),
+                Reply(json.dumps(missing).encode(), 404),
             )
             self.send_response(reply.status)
             for name, value in reply.headers.items():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from pilotlight_deploy.cluster_file import cluster_schema
 from pilotlight_deploy.deploying import deploy_model
 from pilotlight_deploy.model_file import read_target, schema
 from pilotlight_deploy.options import HomeOption, JsonOption, UrlOption, connect
@@ -86,6 +87,10 @@ def delete(
     stdout().print(f"{name} is gone")
 
 
-def print_schema() -> None:
-    """JSON schema of the model file, for editors."""
-    typer.echo(json.dumps(schema(), indent=2))
+def print_schema(
+    kind: Annotated[
+        Literal["model", "cluster"], typer.Argument(help="Of a model file or a cluster file.")
+    ] = "model",
+) -> None:
+    """JSON schema of the model file, or of the cluster file, for editors."""
+    typer.echo(json.dumps(schema() if kind == "model" else cluster_schema(), indent=2))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic_core import PydanticSerializationError
 
+from pilotlight_autoscaler import AutoscalingConfig
 from pilotlight_platform.errors import InvalidRequestError, PlatformError, RequestError
 from pilotlight_platform.gateway.error_responses import internal_error
 from pilotlight_platform.gateway.openai_routes import Platform
 from pilotlight_platform.gateway.services import Services
+from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
 from pilotlight_platform.schemas.model import (
     DeployEvent,
     DeployFailed,
@@ -73,6 +76,27 @@ async def put_model(
 @router.delete("/models/{name}", status_code=204)
 async def delete_model(platform: Platform, name: str) -> None:
     await platform.delete_model(name)
+
+
+@router.get("/models/{name}/decisions")
+async def get_decisions(
+    platform: Platform, name: str, since_s: Annotated[float, Query(ge=0)] = 0.0
+) -> Explanation:
+    """How the model stands, and what was decided on it since that Unix time, oldest first."""
+    return await platform.scheduler.explain(name, since_s)
+
+
+@router.get("/models/{name}/autoscaling")
+async def get_scaling(platform: Platform, name: str) -> ScalingStatus:
+    """The model's settings, and what they come to with all that was measured."""
+    return await platform.scheduler.scaling(name)
+
+
+@router.put("/models/{name}/autoscaling")
+async def put_scaling(platform: Platform, name: str, config: AutoscalingConfig) -> ScalingStatus:
+    """Other settings, in place: no replica starts anew for it."""
+    await platform.table_reached(await platform.scheduler.configure(name, config))
+    return await platform.scheduler.scaling(name)
 
 
 @router.get("/requests/{request_id}")

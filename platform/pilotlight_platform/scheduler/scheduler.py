@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import serve
 
-from pilotlight_autoscaler import Attach, Autoscaler, Detach, Drain
+from pilotlight_autoscaler import Attach, Autoscaler, AutoscalingConfig, Detach, Drain
 from pilotlight_platform.errors import (
     AttachError,
     DeployError,
@@ -26,7 +26,9 @@ from pilotlight_platform.latest import Latest
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.cluster import Cluster, Model, WorkerState, now
+from pilotlight_platform.scheduler.decision_log import DecisionLog, hold_record
 from pilotlight_platform.scheduler.memory import Memory, read_state
+from pilotlight_platform.scheduler.scaling import scaling_status
 from pilotlight_platform.scheduler.status import model_statuses, worker_statuses
 from pilotlight_platform.scheduler.told import Told
 from pilotlight_platform.schemas.cluster import (
@@ -36,6 +38,7 @@ from pilotlight_platform.schemas.cluster import (
     WorkerInfo,
     WorkerReport,
 )
+from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, Revision, WorkerStatus
 from pilotlight_platform.settings import Settings
 from pilotlight_platform.store.redis_store import RedisStore, read_learned, read_models
@@ -68,6 +71,7 @@ class Scheduler:
         if learned is not None:
             self._told.restore(learned)
         self._memory = Memory(self._told.autoscaler.state, self._store.put_learned)
+        self._log = DecisionLog(self._store.append_decisions, self._store.decisions)
         self._lessons = 0  # that the memory was told of
         self._told.tell(self._cluster, now())
         self._table = Latest(self._cluster.routing_table(0))
@@ -325,6 +329,39 @@ class Scheduler:
     async def save(self) -> None:
         """Save what was learned; the platform is about to stop. Raises StoreError."""
         await self._memory.save()
+        await self._log.flush()
+
+    async def configure(self, name: str, config: AutoscalingConfig) -> int:
+        """Give *name* other autoscaling settings in place: no replica starts anew for it.
+
+        Returns the table's version that shows it. Raises ModelNotFoundError, StoreError.
+        """
+        return await self._unbroken(self._configure(name, config))
+
+    async def _configure(self, name: str, config: AutoscalingConfig) -> int:
+        async with self._changing:
+            model = self._model(name)
+            spec = model.record.spec.model_copy(update={"autoscaling": config})
+            changed = {"spec": spec, "updated_at_s": now()}
+            record = model.record.model_copy(update=changed)
+            await self._write(name, self._store.put_model(record), record.revision.path)
+            model.record = record
+            self._step(routes_changed=True)
+            return self._table.value.version
+
+    async def explain(self, name: str, since_s: float) -> Explanation:
+        """How *name* stands, and what was decided. Raises ModelNotFoundError, StoreError."""
+        self._model(name)
+        self._told.tell(self._cluster, now())
+        reason = self._told.autoscaler.explain(name, self._told.clock(now()))
+        decisions = await self._log.of(name, since_s)
+        return Explanation(model=name, now=hold_record(reason, now()), decisions=decisions)
+
+    async def scaling(self, name: str) -> ScalingStatus:
+        """What the settings of *name* come to now. Raises ModelNotFoundError."""
+        self._model(name)
+        self._told.tell(self._cluster, now())
+        return scaling_status(self._told.autoscaler, name, now())
 
     async def models(self) -> list[ModelStatus]:
         return model_statuses(self._cluster, now())
@@ -351,8 +388,7 @@ class Scheduler:
             self._order_detach(detach)
         for drain in decision.drain:
             self._order_drain(drain)
-        for reason in decision.reasons:
-            logger.debug("holds model=%s reason=%s", reason.subject, reason)
+        self._log.note(decision, now())
         if self._told.lessons != self._lessons:
             self._lessons = self._told.lessons
             self._memory.changed()

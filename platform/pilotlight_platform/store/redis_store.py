@@ -1,8 +1,9 @@
-"""What outlives the platform's processes: live models, what was learned. Redis by redis-py."""
+"""What outlives the platform's processes: models, what was learned, decisions. Redis."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +18,9 @@ logger = logging.getLogger("pilotlight.store")
 
 _MODELS = "pilotlight:1:models"  # hash: name -> ModelRecord as JSON; 1 is the format's version
 _LEARNED = "pilotlight:1:learned"  # string: the autoscaler's state as JSON
+_DECISIONS = "pilotlight:1:decisions:"  # and a model's name: list of JSON, oldest first
+MAX_DECISIONS = 200  # per model
+_DECISIONS_TTL_S = 7 * 86400
 _TIMEOUT_S = 5.0
 _MAX_LEARNED_BYTES = 256 << 20  # 100,000 models need about half of that
 
@@ -72,7 +76,10 @@ class RedisStore:
 
     async def delete_model(self, name: str) -> None:
         try:
-            await self._redis.hdel(_MODELS, name)
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hdel(_MODELS, name)
+                pipe.delete(_DECISIONS + name)
+                await pipe.execute()
         except RedisError as error:
             raise _unreachable(error) from error
 
@@ -81,6 +88,27 @@ class RedisStore:
             await self._redis.set(_LEARNED, saved)
         except RedisError as error:
             raise _unreachable(error) from error
+
+    async def append_decisions(self, rows: Mapping[str, Sequence[bytes]]) -> None:
+        """Add to what is kept of each model; the oldest of more than 200 go."""
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for name, each in rows.items():
+                    key = _DECISIONS + name
+                    pipe.rpush(key, *each[-MAX_DECISIONS:])
+                    pipe.ltrim(key, -MAX_DECISIONS, -1)
+                    pipe.expire(key, _DECISIONS_TTL_S)
+                await pipe.execute()
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    async def decisions(self, name: str) -> list[bytes]:
+        """What is kept of a model, oldest first."""
+        try:
+            rows: Any = await self._redis.lrange(_DECISIONS + name, 0, -1)
+        except RedisError as error:
+            raise _unreachable(error) from error
+        return list(rows)
 
     async def close(self) -> None:
         """Close the connections."""
