@@ -39,6 +39,9 @@ def bake(
     check_extra(metadata)
     tensors, ties = _in_order(module, order)
     entries = [_entry(name, tensor, destination) for name, tensor in tensors.items()]
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise CheckpointError(destination, f"{name!r} is on the meta device: nothing to store")
     write_baked(
         destination,
         entries,
@@ -47,6 +50,14 @@ def bake(
         progress=progress,
     )
     return BakedCheckpoint.open(destination)
+
+
+def planned_entries(module: nn.Module, location: Path | str) -> list[Entry]:
+    """What bake() would write, in the module's own order; *module* may be on the meta device.
+
+    Raises UnsupportedDtypeError, CheckpointError, which name *location*.
+    """
+    return [_entry(name, tensor, location) for name, tensor in _in_order(module, ())[0].items()]
 
 
 def _in_order(
@@ -76,10 +87,8 @@ def _identity(tensor: torch.Tensor) -> object:
     return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
 
 
-def _entry(name: str, tensor: torch.Tensor, destination: Path) -> Entry:
+def _entry(name: str, tensor: torch.Tensor, destination: Path | str) -> Entry:
     dtype = dtype_name(tensor.dtype, name, destination)
-    if tensor.is_meta:
-        raise CheckpointError(destination, f"{name!r} is on the meta device: nothing to store")
     if tensor.layout != torch.strided:
         raise CheckpointError(destination, f"{name!r} is {tensor.layout}, only strided is stored")
     shape = stored_shape(tensor.dtype, tuple(tensor.shape), name, destination)

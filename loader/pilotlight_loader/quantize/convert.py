@@ -15,11 +15,11 @@ from pilotlight_loader.baked import BakedCheckpoint
 from pilotlight_loader.baked_writer import Entry, Progress, write_baked
 from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import CheckpointError, QuantizationError
-from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.host_bytes import host_bytes
 from pilotlight_loader.manifest import Manifest
 from pilotlight_loader.quantize import cpu_layout
 from pilotlight_loader.quantize.matrix import Matrix, Scheme
+from pilotlight_loader.quantize.plan import plan_quantized
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, StoredMatrix
 
@@ -47,15 +47,15 @@ def quantize_baked(
     missing = schemes.keys() - baked.tensors.keys()
     if missing:
         raise ValueError(f"{baked.path} has no {', '.join(sorted(missing)[:8])}")
-    stored = {name: _plan(baked, name, scheme) for name, scheme in schemes.items()}
-    entries = [e for info in baked.tensors.values() for e in _entries(info, stored.get(info.name))]
+    plain = [Entry(t.name, t.dtype, t.shape, t.nbytes) for t in baked.tensors.values()]
+    plan = plan_quantized(plain, schemes, baked.path)
     try:
         with baked.path.open("rb", buffering=0) as file:
-            writer = _Weights(baked, stored, rounding, file)
+            writer = _Weights(baked, plan.stored, rounding, file)
             write_baked(
                 destination,
-                entries,
-                Manifest(_ties(baked, stored), (), baked.metadata, quantized=stored),
+                plan.entries,
+                Manifest(_ties(baked, plan.stored), (), baked.metadata, quantized=plan.stored),
                 writer.read,
                 progress=progress,
             )
@@ -108,27 +108,6 @@ class _Weights:
                 raise CheckpointError(self.baked.path, f"ends inside of {name!r}")
             data, at = data[count:], at + count
         return tensor
-
-
-def _plan(baked: BakedCheckpoint, name: str, scheme: Scheme) -> StoredMatrix:
-    info = baked.tensors[name]
-    if info.dtype not in ("BF16", "F32", "F16") or len(info.shape) != 2:
-        raise QuantizationError(baked.path, name, f"{info.dtype}{list(info.shape)} is no matrix")
-    try:
-        return cpu_layout.plan(scheme, (info.shape[0], info.shape[1]))
-    except ValueError as error:
-        raise QuantizationError(baked.path, name, str(error)) from error
-
-
-def _entries(info: TensorInfo, stored: StoredMatrix | None) -> list[Entry]:
-    if stored is None:
-        return [Entry(info.name, info.dtype, info.shape, info.nbytes)]
-    codes, scales = stored.codes_shape, stored.scales_shape
-    itemsize = torch_dtype(info.dtype, info.name, info.name).itemsize
-    return [
-        Entry(info.name + CODES_SUFFIX, stored.code_dtype, codes, codes[0] * codes[1]),
-        Entry(info.name + SCALES_SUFFIX, info.dtype, scales, torch.Size(scales).numel() * itemsize),
-    ]
 
 
 def _ties(baked: BakedCheckpoint, stored: Mapping[str, StoredMatrix]) -> dict[str, str]:
