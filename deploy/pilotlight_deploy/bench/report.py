@@ -16,7 +16,7 @@ from pilotlight_deploy.machine import Machine, read_machine, versions
 
 _PACKAGES = (
     *("pilotlight", "torch", "ray", "transformers", "safetensors"),
-    *("boto3", "runai-model-streamer"),
+    *("boto3", "runai-model-streamer", "llama-cpp-python"),
 )
 
 Better = Literal["lower", "higher"]

@@ -68,3 +68,21 @@ def autoscale(as_json: JsonOption = False) -> None:
     if as_json:
         return print_json(report)
     stdout().print(report_table(report))
+
+
+@app.command()
+def quant(
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 7,
+    peer: Annotated[bool, typer.Option(help="Measure llama.cpp, too, if it is installed.")] = True,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Weights in fewer bits: what they cost in quality, and what they save."""
+    # Imports torch and transformers.
+    from pilotlight_deploy.bench.quant.run import run  # noqa: PLC0415
+
+    with waiting(stderr(), "measuring weights in fewer bits") as update:
+        report = run(resolve_home(home), runs=runs, with_peer=peer, on_progress=update)
+    if as_json:
+        return print_json(report)
+    stdout().print(report_table(report))

@@ -28,6 +28,20 @@ class Link:
     address: str  # of the checkpoint behind it
 
 
+def first_token_while_loading(
+    model: BenchModel, address: str, device: CpuDevice
+) -> tuple[float, LoadReport]:
+    """Seconds until the token is chosen; the load is waited for afterwards."""
+    began_s = time.perf_counter()
+    with (
+        open_checkpoint(address) as checkpoint,
+        begin_load(checkpoint, model.skeleton.module, device) as loading,
+    ):
+        model.first_token()
+        seconds = time.perf_counter() - began_s
+        return seconds, loading.wait()
+
+
 class LinkCases:
     """Each turn measures one link with gates, and without; every second turn in reverse."""
 
@@ -73,16 +87,7 @@ class LinkCases:
         )
 
     def _gated(self) -> tuple[float, LoadReport]:
-        """Until the token is chosen; the load is waited for afterwards."""
-        model = self._link.model
-        began_s = time.perf_counter()
-        with (
-            open_checkpoint(self._link.address) as checkpoint,
-            begin_load(checkpoint, model.skeleton.module, self._device()) as loading,
-        ):
-            model.first_token()
-            seconds = time.perf_counter() - began_s
-            return seconds, loading.wait()
+        return first_token_while_loading(self._link.model, self._link.address, self._device())
 
     def _device(self) -> CpuDevice:
         assert self._memory is not None

@@ -15,7 +15,7 @@ from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.revision import bake_revision
 from pilotlight_platform.engine.packing import WEIGHTS_FILE
 from pilotlight_platform.engine.skeleton import Skeleton
-from pilotlight_platform.schemas.model import ModelSpec
+from pilotlight_platform.schemas.model import ModelSpec, Quantization
 
 RESIDENT = 0.999  # what "from the page cache" must mean
 _PROMPT_TOKENS = 16
@@ -49,13 +49,27 @@ class BenchModel:
         self.skeleton.plan.detach()
 
 
-def make_model(home: Path, size: SampleSize, on_progress: Callable[[str], None]) -> BenchModel:
-    """Write, bake and build; what a home has is used again. Raises CliError, DeployError."""
+def make_model(
+    home: Path,
+    size: SampleSize,
+    on_progress: Callable[[str], None],
+    quantization: Quantization = "none",
+) -> BenchModel:
+    """Write, bake and build; what a home has is used again. Raises CliError, DeployError.
+
+    Weights are rounded to the nearest: random ones have no answers that a better way could keep.
+    """
     on_progress(f"writing the {size} model")
     source = write_sample(home / f"sample-{size}", size).path
-    on_progress(f"baking the {size} model")
+    kind = "" if quantization == "none" else f" in {quantization}"
+    on_progress(f"baking the {size} model{kind}")
     order = BakeOrder(
-        spec=ModelSpec(name=size, source=str(source)),
+        spec=ModelSpec(
+            name=size,
+            source=str(source),
+            quantization=quantization,
+            quantization_rounding="nearest",
+        ),
         checkpoints_dir=home / "bench-load" / "checkpoints",
         cache_dir=home / "bench-load" / "cache",
     )
@@ -69,7 +83,8 @@ def make_model(home: Path, size: SampleSize, on_progress: Callable[[str], None])
 
 def _rehearse(model: BenchModel) -> None:
     """A warm worker has run its kernels once, both for plain and for packed weights."""
-    for baked in (model.skeleton.baked, model.baked):
+    files = {baked.path: baked for baked in (model.skeleton.baked, model.baked)}
+    for baked in files.values():
         with baked.map() as mapped:
             AttachPlan.compile(model.skeleton.module, baked).attach(mapped)
             model.first_token()
