@@ -191,7 +191,7 @@ def test_quantization_is_read_with_its_text_beside_the_file(tmp_path):
     [
         ("quantization: int3", "quantization: must be 'none', 'int8', 'int4' or 'fp8'"),
         ("quantisation: int4", "quantisation: unknown key; did you mean quantization?"),
-        ("quantization_rounding: gptq", "quantization_rounding: gptq rounds int4 only"),
+        ("quantization_rounding: gptq", "quantization_rounding: nothing is quantized"),
         ("quantization_text: a.txt", "quantization_text: only gptq reads one"),
         ("quantization_skip: [a]", "quantization_skip: nothing is quantized"),
     ],

@@ -40,7 +40,7 @@ def quantized(make_source, tmp_path_factory):
                 made[kind],
                 dtype="bfloat16",
                 report=lambda *_: None,
-                quantizing=Quantizing(kind),
+                quantizing=Quantizing(kind, rounding="nearest"),
             )
         return made[kind]
 
@@ -59,10 +59,11 @@ def test_quantized_skeleton_takes_the_file_as_it_is(quantized, kind) -> None:
 
         assert isinstance(layer, QuantizedLinear)
         assert layer.stored.scheme.kind == kind
-        assert isinstance(embedding, QuantizedEmbedding)
-        assert skeleton.module.lm_head.weight_codes is not None
-        assert skeleton.module.lm_head.weight_codes.data_ptr() == embedding.weight_codes.data_ptr()
         assert anonymous == 0
+        assert isinstance(embedding, QuantizedEmbedding) == (kind == "int4")
+        shared = "weight_codes" if kind == "int4" else "weight"
+        theirs, ours = (getattr(m, shared) for m in (skeleton.module.lm_head, embedding))
+        assert theirs.data_ptr() == ours.data_ptr()
     finally:
         replica.detach()
     assert layer.weight_codes.is_meta
@@ -78,7 +79,7 @@ def test_quantized_model_can_be_rehearsed(quantized, kind) -> None:
 
 
 def test_quantized_skip_keeps_layers_in_bf16(quantized, tmp_path) -> None:
-    wishes = Quantizing("int8", skip=("*.down_proj", "lm_head", "model.embed_tokens"))
+    wishes = Quantizing("int4", skip=("*.down_proj", "lm_head", "model.embed_tokens"))
     bake_source(
         quantized.source, tmp_path, dtype="bfloat16", report=lambda *_: None, quantizing=wishes
     )
@@ -127,6 +128,25 @@ def test_quantized_with_gptq_is_nearer_on_the_text_than_the_nearest(quantized, t
     assert errors["gptq"] < 0.95 * errors["nearest"]
 
 
+def test_quantized_without_a_tokenizer_is_rounded_to_the_nearest(quantized, tmp_path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(quantized.source, source, ignore=shutil.ignore_patterns("token*"))
+    made = tmp_path / "made"
+    made.mkdir()
+    said = []
+    bake_source(
+        source,
+        made,
+        dtype="bfloat16",
+        report=lambda _phase, message, *_: said.append(message),
+        quantizing=Quantizing("int4"),
+    )
+
+    assert "rounding to the nearest: gptq needs a tokenizer, and there is none" in said
+    codes = [_codes(directory) for directory in (made, quantized("int4"))]
+    assert torch.equal(*codes)
+
+
 def test_quantized_with_gptq_refuses_a_short_text(quantized, tmp_path) -> None:
     with pytest.raises(SourceError, match="gptq needs 512"):
         bake_source(
@@ -163,7 +183,7 @@ def test_quantized_weights_that_answer_otherwise_are_refused(
 
 
 def test_quantizable_weights_are_not_those_that_model_code_reads(quantized) -> None:
-    module = Skeleton.load(shutil.copytree(quantized("int8"), quantized("int8") / "x")).module
+    module = Skeleton.load(shutil.copytree(quantized("int4"), quantized("int4") / "x")).module
 
     assert quantizable_weights(module) == {}  # its linear layers are no plain ones any more
     assert quantizing.QUANTIZATION_VERSION >= 1
@@ -233,6 +253,11 @@ def test_quantized_workers_count_one_file_once_and_give_it_back(quantized) -> No
         assert pss <= 0.6 * rss
         assert anonymous == 0
     assert left == [0, 0]
+
+
+def _codes(directory: Path) -> torch.Tensor:
+    with BakedCheckpoint.open(directory / "model.safetensors").map() as mapped:
+        return mapped.tensors()["model.layers.0.mlp.up_proj.weight_codes"].clone()
 
 
 def _anonymous_bytes(tensor: torch.Tensor) -> int:

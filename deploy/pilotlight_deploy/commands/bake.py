@@ -30,8 +30,9 @@ def bake(
     ],
     quantize: Annotated[Quantization, typer.Option(help="Weights in fewer bits.")] = "none",
     rounding: Annotated[
-        QuantizationRounding, typer.Option(help="How int4 is rounded.")
-    ] = "nearest",
+        QuantizationRounding,
+        typer.Option(help="How weights are rounded; auto: gptq where there is a tokenizer."),
+    ] = "auto",
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 file to calibrate gptq with; default: its own.")
     ] = None,

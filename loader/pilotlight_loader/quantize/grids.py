@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from pilotlight_loader.quantize.matrix import FP8_MAX
+
 # Of the scale that reaches every weight. A finer grid gained less than 0.1 % of the error.
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 _LOW, _HIGH = -8.0, 7.0  # signed codes of 4 bits
@@ -22,6 +24,19 @@ def int8_scale(block: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def int8_codes(block: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The nearest of -127 … 127, as floats."""
     return (block / scale).round_().clamp_(-_INT8_MAX, _INT8_MAX)
+
+
+def fp8_scale(block: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As int8_scale(), for e4m3."""
+    return usable(block.abs().amax(-1, keepdim=True) / FP8_MAX, dtype)
+
+
+def fp8_codes(block: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The nearest of float8_e4m3fn.
+
+    A scale that was rounded down lets a quotient pass the largest code, which would be NaN.
+    """
+    return (block / scale).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
 
 
 def int4_grid(

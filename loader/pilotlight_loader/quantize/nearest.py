@@ -8,7 +8,6 @@ import torch
 
 from pilotlight_loader.quantize import grids
 from pilotlight_loader.quantize.matrix import (
-    FP8_MAX,
     INT4_OFFSET,
     Fp8Matrix,
     Matrix,
@@ -54,9 +53,8 @@ def _fp8(weight: torch.Tensor) -> Fp8Matrix:
     codes = torch.empty(weight.shape, dtype=torch.float8_e4m3fn)
     scales = torch.empty(weight.shape[0], 1, dtype=weight.dtype)
     for rows, block in _blocks(weight, 1):
-        scale = grids.usable(block.abs().amax(-1, keepdim=True) / FP8_MAX, weight.dtype)
-        # A scale that was rounded down lets a quotient pass the largest code, which would be NaN.
-        codes[rows] = (block / scale).clamp_(-FP8_MAX, FP8_MAX)[:, 0].to(torch.float8_e4m3fn)
+        scale = grids.fp8_scale(block, weight.dtype)
+        codes[rows] = grids.fp8_codes(block, scale)[:, 0]
         scales[rows] = scale[:, 0].to(weight.dtype)
     return Fp8Matrix(codes, scales)
 

@@ -28,7 +28,8 @@ def plan_schemes(
 
     *weights* are those of plain nn.Linear and nn.Embedding layers. Linear layers get *kind*;
     embeddings and the output layer, in which one wrong row is one wrong token, get 8 bits where
-    *kind* is int4. Routers, tiny matrices and whatever matches a pattern of *skip* stay.
+    *kind* is int4, and stay where it has 8. Routers, tiny matrices and whatever matches a pattern
+    of *skip* stay.
     """
     outer = outer_layers(module)
     schemes = {}
@@ -36,8 +37,10 @@ def plan_schemes(
         layer = name.removesuffix(".weight")
         if rows * columns < _SMALL or _ROUTERS.search(layer) or is_skipped(layer, skip):
             continue
-        wanted: Kind = "int8" if kind == "int4" and layer in outer else kind
-        schemes[name] = scheme_for(wanted, rows, columns)
+        if layer not in outer:
+            schemes[name] = scheme_for(kind, rows, columns)
+        elif kind == "int4":
+            schemes[name] = INT8
     return schemes
 
 

@@ -58,7 +58,7 @@ class _CapturedError(Exception):
 
 
 class GptqRounding:
-    """Rounds int4 in a decoder's layers with GPTQ, the rest to the nearest.
+    """Rounds what is in a decoder's layers with GPTQ, the rest to the nearest.
 
     Holds the windows' hidden states and one layer's Hessians. *model* gets the rounded weights.
     """
@@ -75,7 +75,7 @@ class GptqRounding:
         """As Rounding.matrix(). Raises ValueError, naming *name*."""
         check_weight(name, weight)
         match = _LAYER.match(name)
-        if scheme.kind != "int4" or match is None:
+        if match is None:
             made = self._nearest.matrix(name, weight, scheme)
         else:
             self._reach(match.group(1))
@@ -84,7 +84,7 @@ class GptqRounding:
             if hessian is None:
                 made = self._nearest.matrix(name, weight, scheme)
             else:
-                made = gptq(weight, hessian, scheme.group)
+                made = gptq(weight, hessian, scheme)
         parameter = self._model.get_parameter(name)
         parameter.data = made.dequantize().to(parameter.dtype)
         return made
@@ -126,7 +126,7 @@ def _capture(model: nn.Module, layer: nn.Module, ids: torch.Tensor) -> _Inputs:
         return found[0]
     finally:
         hook.remove()
-    raise CalibrationError("the first layer with weights of 4 bits never runs")
+    raise CalibrationError("the first layer with quantized weights never runs")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX
 from pilotlight_platform.engine.weight_readers import directly_read
 
 # Raise it where the same source and wishes give other codes.
-QUANTIZATION_VERSION = 1
+QUANTIZATION_VERSION = 2
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -38,7 +38,7 @@ class Quantizing:
 
     kind: Kind
     skip: tuple[str, ...] = ()
-    rounding: Literal["nearest", "gptq"] = "nearest"
+    rounding: Literal["auto", "nearest", "gptq"] = "auto"  # auto: gptq where that is possible
     text: str | None = None  # to calibrate with; None: the one that comes along
 
     def shaping(self) -> list[str | list[str] | None]:

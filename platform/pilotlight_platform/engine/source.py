@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 
-from pilotlight_loader import BakedCheckpoint, LoaderError, bake, record_execution_order
+from pilotlight_loader import (
+    BakedCheckpoint,
+    DiskFullError,
+    LoaderError,
+    bake,
+    record_execution_order,
+)
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
@@ -154,17 +160,26 @@ def _quantize(
     def progress(done: int, total: int) -> None:
         report("bake", message, done, total)
 
-    try:
-        rounding: Rounding = NearestRounding()
-        if quantizing is not None and quantizing.rounding == "gptq":
-            tokenizer = load_tokenizer(source.path)
-            windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
-            rounding = GptqRounding(model, windows)
+    def write(rounding: Rounding) -> BakedCheckpoint:
         quantized = write_quantized(model, baked, quantizing, rounding, progress, source.quantized)
         restore_quantized(model, quantized)
+        return quantized
+
+    try:
+        if quantizing is not None and quantizing.rounding != "nearest":
+            try:
+                tokenizer = load_tokenizer(source.path)
+                windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
+                return write(GptqRounding(model, windows))
+            except DiskFullError:
+                raise
+            except Exception as error:  # ours, or whatever the architecture makes of it
+                if quantizing.rounding == "gptq" or quantizing.text is not None:
+                    raise
+                report("bake", f"rounding to the nearest: {error}", 0, 0)
+        return write(NearestRounding())
     except (LoaderError, CalibrationError) as error:
         raise SourceError(f"cannot quantize: {error}") from error
-    return quantized
 
 
 def _compress(model: Any, baked: BakedCheckpoint, report: Report) -> BakedCheckpoint:

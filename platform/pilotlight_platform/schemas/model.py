@@ -12,7 +12,7 @@ ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "int4", "fp8"]
 Sparsity = Literal["none", "2:4"]
-QuantizationRounding = Literal["nearest", "gptq"]
+QuantizationRounding = Literal["auto", "nearest", "gptq"]
 ModelState = Literal["zero", "attaching", "ready", "failed"]
 BakePhase = Literal["fetch", "check", "load", "bake", "verify"]
 
@@ -39,7 +39,9 @@ class ModelSpec(BaseModel):
         description="Weights in fewer bits: int8 and fp8 (e4m3) per row, int4 in groups of 128.",
     )
     quantization_rounding: QuantizationRounding = Field(
-        "nearest", description="How int4 is rounded; gptq asks a text what matters."
+        "auto",
+        description="How weights are rounded; gptq asks a text what matters, and takes a few "
+        "minutes per billion of them. auto: gptq where the model has a tokenizer.",
     )
     quantization_text: str | None = Field(
         None,
@@ -64,9 +66,11 @@ class ModelSpec(BaseModel):
     @model_validator(mode="after")
     def _wishes_fit(self) -> Self:
         """A wish that nothing would heed is a mistake."""
-        if self.quantization_rounding == "gptq" and self.quantization != "int4":
-            raise ValueError("quantization_rounding: gptq rounds int4 only")
-        if self.quantization_text is not None and self.quantization_rounding != "gptq":
+        if self.quantization_rounding == "gptq" and self.quantization == "none":
+            raise ValueError("quantization_rounding: nothing is quantized: set quantization")
+        if self.quantization_text is not None and (
+            self.quantization_rounding == "nearest" or self.quantization == "none"
+        ):
             raise ValueError("quantization_text: only gptq reads one: set quantization_rounding")
         if self.quantization_skip and self.quantization == "none":
             raise ValueError("quantization_skip: nothing is quantized: set quantization")

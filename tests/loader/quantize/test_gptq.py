@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pilotlight_loader.quantize.gptq import gptq
-from pilotlight_loader.quantize.matrix import INT4
+from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
 
 
@@ -15,10 +15,11 @@ def weight_and_inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return weight, torch.randn(2048, 256, generator=generator) @ mixing
 
 
-def test_gptq_has_a_smaller_error_of_the_product() -> None:
+@pytest.mark.parametrize("scheme", [INT4, INT8, FP8], ids=lambda scheme: scheme.kind)
+def test_gptq_has_a_smaller_error_of_the_product(scheme: Scheme) -> None:
     weight, x = weight_and_inputs()
     exact = x @ weight.float().t()
-    matrices = [NearestRounding().matrix("w", weight, INT4), gptq(weight, x.t() @ x, 128)]
+    matrices = [NearestRounding().matrix("w", weight, scheme), gptq(weight, x.t() @ x, scheme)]
     nearest, ours = (float((x @ m.dequantize().t() - exact).norm()) for m in matrices)
 
     assert ours < 0.75 * nearest
@@ -29,7 +30,7 @@ def test_gptq_takes_inputs_that_are_always_zero_or_too_few() -> None:
     x[:, 7] = 0
     few = x[:4]
 
-    off = gptq(weight, few.t() @ few, 128).dequantize() - weight.float()
+    off = gptq(weight, few.t() @ few, INT4).dequantize() - weight.float()
     assert float(off.norm() / weight.float().norm()) < 0.3
 
 
@@ -37,4 +38,4 @@ def test_gptq_refuses_activations_that_are_no_numbers() -> None:
     weight, _ = weight_and_inputs()
 
     with pytest.raises(ValueError, match="NaN or infinite"):
-        gptq(weight, torch.full((256, 256), torch.nan), 128)
+        gptq(weight, torch.full((256, 256), torch.nan), INT4)

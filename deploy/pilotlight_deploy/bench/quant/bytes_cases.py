@@ -33,7 +33,7 @@ def bytes_figures(models: dict[str, BenchModel]) -> tuple[list[Figure], list[dic
     for kind, goal in _GOALS_7B.items():
         name = f"quant.{kind}.bytes_ratio_7b"
         figures.append(figure(name, [planned[kind] / planned["bf16"]], "x", goal=goal))
-    cases.append({"case": "bytes_7b", "nbytes": planned, "is_planned": True})
+    cases.append({"case": "bytes_7b_planned", "nbytes": planned})
     return figures, cases
 
 
