@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from pilotlight_deploy.bench.load.models import make_model
 from pilotlight_deploy.bench.quant.bytes_cases import bytes_figures
@@ -32,6 +33,7 @@ _R = TypeVar("_R")
 def run(home: Path, *, runs: int, with_peer: bool, on_progress: OnProgress) -> BenchReport:
     """Measure, and report. Raises CliError, DeployError where a side cannot be measured."""
     torch.set_num_threads(THREADS)
+    transformers_logging.disable_progress_bar()  # one line tells the progress already
     figures: list[Figure] = []
     cases: list[dict[str, Any]] = []
     quality = QualityCases(home)
