@@ -63,6 +63,7 @@ def _files(home: Path) -> dict[str, Path]:
     """The bench model as GGUF: bf16, and as llama.cpp itself quantizes it."""
     import llama_cpp  # noqa: PLC0415  # an optional peer
 
+    _be_quiet(llama_cpp)
     directory = home / "bench-quant" / "gguf"
     directory.mkdir(parents=True, exist_ok=True)
     source = home / "sample-bench"
