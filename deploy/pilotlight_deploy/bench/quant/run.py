@@ -16,6 +16,7 @@ from pilotlight_deploy.bench.quant.bytes_cases import bytes_figures
 from pilotlight_deploy.bench.quant.link_case import LinkSeconds, measure_link
 from pilotlight_deploy.bench.quant.llamacpp_peer import llamacpp_figures
 from pilotlight_deploy.bench.quant.quality_cases import VARIANTS, QualityCases
+from pilotlight_deploy.bench.quant.sparse_case import sparse24_figure
 from pilotlight_deploy.bench.quant.speed_cases import SpeedCases, measure_speed
 from pilotlight_deploy.bench.report import BenchReport, Figure, make_report
 from pilotlight_platform.schemas.model import Quantization
@@ -49,6 +50,8 @@ def run(home: Path, *, runs: int, with_peer: bool, on_progress: OnProgress) -> B
     figures += made
     cases += noted
     del models
+    on_progress("2:4 sparse weights")
+    figures.append(sparse24_figure(home))
     on_progress(f"{runs} cold starts over a link of 1 GB/s, each way")
     link = in_fresh_process(link_seconds, home, runs)
     figures += link.figures()
