@@ -76,7 +76,7 @@ def _by_tiles(
     """Blocks of rows at a time, dequantized to [K + groups, rows], which needs no transposition.
 
     Zero points are the last rows, times the sums of x: adding them to the weight would be one more
-    pass over it. No operator makes a tensor of this size: fresh memory costs as much as the work.
+    pass over it, and a product of their own one more rounding.
     """
     rows, columns = packed.shape[0], packed.shape[1] * 2
     groups, half = pairs.shape[0], block // 2
