@@ -63,6 +63,8 @@ class Actions:
 
     def room_due_s(self, short: list[ModelView]) -> float:
         """When time alone may give a queue that found no worker the right to evict."""
+        if not short:
+            return inf
         seats = self._draft.seats()
         times = [
             _impatient_s(model, self._now_s)
@@ -128,14 +130,13 @@ class Actions:
     def _may_speculate(self, model: ModelView) -> bool:
         """Forecasts fill only a share of the pool: they are guesses."""
         mirror = self._draft.mirror
-        total = sum(worker.capacity_bytes for worker in mirror.workers.values())
-        guessed = sum(
-            each.snapshot.nbytes
-            for name in mirror.prewarmed
-            if (each := mirror.models[name]).learned.prewarm_until_s is not None and each.live
-        )
+        over = [n for n in mirror.prewarmed if mirror.models[n].learned.prewarm_until_s is None]
+        mirror.prewarmed.difference_update(over)
+        held = (mirror.models[name] for name in mirror.prewarmed)
+        guessed = sum(each.snapshot.nbytes for each in held if each.live)
         mirror.prewarmed.add(model.name)
-        return guessed + model.snapshot.nbytes <= self._look.max_prewarm_share * total
+        most = self._look.max_prewarm_share * mirror.total_bytes
+        return guessed + model.snapshot.nbytes <= most
 
     def _timed_out(self, leaving: list[str]) -> Iterator[tuple[float, Detach]]:
         draft, now_s = self._draft, self._now_s

@@ -10,12 +10,8 @@ from pilotlight_autoscaler.look import idle_since_s
 from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.rules import Rules
-from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot, Tier
+from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot
 from pilotlight_autoscaler.worker_view import IdleReplica, WorkerView
-
-# Of tiers that nobody has measured: a slow link, a plain SSD, memory copied by one core.
-DEFAULT_BYTES_PER_S = {Tier.HOST: 8e9, Tier.DISK: 1e9, Tier.PEER: 1e9, Tier.REMOTE: 1e8}
-
 
 class Seat:
     """A worker's room in a draft."""
@@ -51,24 +47,25 @@ class Draft:
         self.added: Counter[str] = Counter()
         self.removed: Counter[str] = Counter()
         self._seats: dict[str, Seat] = {}
+        self._all: list[Seat] | None = None
 
     def seats(self) -> list[Seat]:
         """In the order of the workers' ids."""
-        found, workers = self._seats, self.mirror.workers
-        if len(found) < len(workers):
-            for worker_id in self.mirror.order:
-                if worker_id not in found:
-                    found[worker_id] = Seat(workers[worker_id], self.now_s, self.mirror.models)
-            self._seats = {worker_id: found[worker_id] for worker_id in self.mirror.order}
-        return list(self._seats.values())
+        if self._all is None:
+            self._all = [self.seat(worker_id) for worker_id in self.mirror.order]
+        return self._all
+
+    def seat(self, worker_id: str) -> Seat:
+        """A seat is drawn up when somebody looks at it: most decisions see one or two."""
+        found = self._seats.get(worker_id)
+        if found is None:
+            view = self.mirror.workers[worker_id]
+            found = self._seats[worker_id] = Seat(view, self.now_s, self.mirror.models)
+        return found
 
     def leave(self, worker_id: str, replica: ReplicaSnapshot, owner: ModelView | None) -> None:
         """Take a replica that goes on its own account out of the draft."""
-        seat = self._seats.get(worker_id)
-        if seat is None:
-            view = self.mirror.workers[worker_id]
-            seat = self._seats[worker_id] = Seat(view, self.now_s, self.mirror.models)
-        self._remove(seat, replica, owner)
+        self._remove(self.seat(worker_id), replica, owner)
 
     def live(self, model: ModelView) -> int:
         return model.ready + model.attaching + self.added[model.name] - self.removed[model.name]
@@ -113,15 +110,10 @@ class Draft:
 
     def load_s(self, seat: Seat, model: ModelView) -> float:
         """Seconds until weights ordered now would be there; 0 where nothing is known of nodes."""
-        nodes = self.mirror.nodes
-        if not nodes:
-            return seat.queue_s
-        node = nodes.get(seat.view.snapshot.node_id)
-        tier, rate = Tier.REMOTE, None
-        if node is not None:
-            tier = node.tiers.get(model.snapshot.revision_id, Tier.REMOTE)
-            rate = node.bytes_per_s.get(tier)
-        return seat.queue_s + model.snapshot.nbytes / (rate or DEFAULT_BYTES_PER_S[tier])
+        snapshot = model.snapshot
+        return seat.queue_s + self.mirror.sources.load_s(
+            seat.view.snapshot.node_id, snapshot.revision_id, snapshot.nbytes
+        )
 
     def attach(self, seat: Seat, model: ModelView) -> None:
         self.added[model.name] += 1

@@ -23,6 +23,8 @@ from pilotlight_autoscaler.snapshot import (
     StartingWorker,
     WorkerSnapshot,
 )
+from pilotlight_autoscaler.sources import Sources
+from pilotlight_autoscaler.vacancies import Vacancies
 from pilotlight_autoscaler.worker_view import WorkerView
 
 
@@ -34,14 +36,15 @@ class Mirror:
         self.learned: dict[str, Learned] = {}  # also of models that are not known again yet
         self.workers: dict[str, WorkerView] = {}
         self.order: list[str] = []  # ids of the workers, sorted
-        self.nodes: dict[str, NodeSnapshot] = {}
+        self.sources = Sources()
         self.starting: tuple[StartingWorker, ...] = ()
         self.changed: set[str] = set()
         self.room_changed = True
         self.pool_changed = True  # other workers are empty, or there are others
         self.obsolete: set[tuple[str, str]] = set()  # worker, revision: no model lists it
         self.prewarmed: set[str] = set()  # models with a replica that nobody has asked for
-        self.empty = 0  # workers that hold nothing
+        self.vacancies = Vacancies()
+        self.total_bytes = 0  # of all workers
         self._held: dict[str, dict[tuple[str, str], ReplicaSnapshot]] = {}  # by model
         self.largest_bytes = 0  # of the workers, or of the last ones while there are none
 
@@ -100,13 +103,20 @@ class Mirror:
         if view is None:
             view = self.workers[worker.worker_id] = WorkerView(worker)
             insort(self.order, worker.worker_id)
-            self.empty += 1
+            self.vacancies.add(view)
+            self.total_bytes += worker.capacity_bytes
             self.pool_changed = True
         else:
             here = {replica.revision_id for replica in worker.replicas}
             for gone in [each for each in view.replicas if each not in here]:
                 self._drop(view, gone)
-            view.resize(worker)
+            self.total_bytes += worker.capacity_bytes - view.capacity_bytes
+            if view.replicas:
+                view.resize(worker)
+            else:
+                self.vacancies.remove(view)
+                view.resize(worker)
+                self.vacancies.add(view)
         for replica in worker.replicas:
             self._put(view, replica)
         self.room_changed = True
@@ -126,7 +136,8 @@ class Mirror:
             raise InputError(f"there is no worker {worker_id!r} to remove")
         for revision_id in list(worker.replicas):
             self._drop(worker, revision_id)
-        self.empty -= 1
+        self.vacancies.remove(worker)
+        self.total_bytes -= worker.capacity_bytes
         self.pool_changed = True
         del self.workers[worker_id]
         self.order.remove(worker_id)
@@ -136,11 +147,11 @@ class Mirror:
 
     def update_node(self, node: NodeSnapshot) -> None:
         check_node(node)
-        self.nodes[node.node_id] = node
+        self.sources.update(node)
         self.room_changed = True
 
     def remove_node(self, node_id: str) -> None:
-        self.nodes.pop(node_id, None)
+        self.sources.remove(node_id)
 
     def update_starting(self, starting: tuple[StartingWorker, ...]) -> None:
         check_starting(starting)
@@ -195,7 +206,7 @@ class Mirror:
         if old is not None:
             self._drop(worker, revision_id)
         if not worker.replicas:
-            self.empty -= 1
+            self.vacancies.remove(worker)
             self.pool_changed = True
         worker.hold(replica)
         self._held.setdefault(replica.model, {})[worker.worker_id, revision_id] = replica
@@ -210,7 +221,7 @@ class Mirror:
     def _drop(self, worker: WorkerView, revision_id: str) -> None:
         replica = worker.release(revision_id)
         if not worker.replicas:
-            self.empty += 1
+            self.vacancies.add(worker)
             self.pool_changed = True
         held = self._held[replica.model]
         del held[worker.worker_id, revision_id]

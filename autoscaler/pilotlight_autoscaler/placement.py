@@ -23,6 +23,9 @@ def choose_seat(
     the waiting that its victims will cost. Then one that evicts nothing, then the least loss, the
     least busy, the emptiest.
     """
+    vacant = _vacant_seat(draft, model)
+    if vacant is not None:
+        return vacant, []
     snapshot = model.snapshot
     best: tuple[_Cost, Seat, list[IdleReplica]] | None = None
     for seat in draft.seats():
@@ -42,6 +45,20 @@ def choose_seat(
         if best is None or cost < best[0]:
             best = (cost, seat, victims)
     return None if best is None else (best[1], best[2])
+
+
+def _vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
+    """The first empty worker of the largest size that no other can beat: no search is needed."""
+    snapshot, mirror = model.snapshot, draft.mirror
+    least_s = mirror.sources.least_s(snapshot.revision_id, snapshot.nbytes)
+    for worker_id in mirror.vacancies:
+        view = mirror.workers[worker_id]
+        if view.capacity_bytes < mirror.largest_bytes:
+            return None
+        seat = draft.seat(worker_id)
+        if not seat.taken and seat.fits(snapshot.nbytes) and draft.load_s(seat, model) <= least_s:
+            return seat
+    return None
 
 
 def _cost(seat: Seat, load_s: float, victims: list[IdleReplica]) -> _Cost:

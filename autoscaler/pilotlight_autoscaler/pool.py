@@ -24,7 +24,7 @@ class Pool:
     def decide(self, draft: Draft, lacking: list[ModelView], now_s: float) -> PoolTarget | None:
         """The target, if it is another than last time. *lacking*: what found no worker."""
         config, mirror = self.config, draft.mirror
-        used = len(mirror.workers) - mirror.empty + draft.filled()
+        used = len(mirror.workers) - len(mirror.vacancies) + draft.filled()
         needed = _needed(draft, lacking)
         spare = config.buffer_workers if used or needed else 0
         wanted = used + needed + spare
@@ -43,7 +43,7 @@ class Pool:
         if target > bounded:
             text += f"; {target} were wanted in the last {config.idle_timeout_s:g} s"
         inputs = (("used", float(used)), ("lacking", float(needed)), ("spare", float(spare)))
-        empty = tuple(each for each in mirror.order if not mirror.workers[each].replicas)
+        empty = tuple(sorted(mirror.vacancies))
         return PoolTarget(target, empty, Reason("", Rule.POOL, text, inputs))
 
     def dump(self, worker_bytes: int) -> PoolState:
