@@ -156,22 +156,20 @@ class Draft:
     def _idle(self, view: WorkerView, replica: ReplicaSnapshot) -> IdleReplica:
         owner = self.mirror.models.get(replica.model)
         if owner is None or owner.snapshot.revision_id != replica.revision_id:
-            return IdleReplica(replica, None, -inf, -inf, -inf, -inf, 0.0)
+            return IdleReplica(replica, None, -inf, -inf, -inf, -inf)
         since_s = min(idle_since_s(replica), self.now_s)
         leaves_at_s = owner.leaves_at.get(view.worker_id, inf)
         if self.now_s >= leaves_at_s:
-            index, loss_s = -inf, 0.0
+            index = -inf
         else:
             index = self.rules.residency.index(owner, self.now_s - since_s)
-            loss_s = owner.cold_start_s * owner.learned.burst.k * min(1.0, max(0.0, index))
         return IdleReplica(
             replica,
             owner,
             since_s,
             leaves_at_s,
-            idle_since_s(replica) + owner.residency_s,
+            replica.since_s + owner.residency_s,
             index,
-            loss_s,
         )
 
 

@@ -46,6 +46,7 @@ class Mirror:
         self.vacancies = Vacancies()
         self.total_bytes = 0  # of all workers
         self._held: dict[str, dict[tuple[str, str], ReplicaSnapshot]] = {}  # by model
+        self.most_slots = 0  # of a worker
         self.largest_bytes = 0  # of the workers, or of the last ones while there are none
 
     def update_model(self, model: ModelSnapshot) -> None:
@@ -120,7 +121,7 @@ class Mirror:
         for replica in worker.replicas:
             self._put(view, replica)
         self.room_changed = True
-        if worker.capacity_bytes != self.largest_bytes:
+        if (worker.capacity_bytes, worker.max_replicas) != (self.largest_bytes, self.most_slots):
             self._measure()
 
     def update_replica(self, worker_id: str, replica: ReplicaSnapshot) -> None:
@@ -142,8 +143,7 @@ class Mirror:
         del self.workers[worker_id]
         self.order.remove(worker_id)
         self.room_changed = True
-        if worker.capacity_bytes == self.largest_bytes:
-            self._measure()
+        self._measure()
 
     def update_node(self, node: NodeSnapshot) -> None:
         check_node(node)
@@ -249,8 +249,9 @@ class Mirror:
 
     def _measure(self) -> None:
         largest = max((worker.capacity_bytes for worker in self.workers.values()), default=0)
-        if self.workers and largest != self.largest_bytes:
-            self.largest_bytes = largest
+        slots = max((worker.snapshot.max_replicas for worker in self.workers.values()), default=0)
+        if self.workers and (largest, slots) != (self.largest_bytes, self.most_slots):
+            self.largest_bytes, self.most_slots = largest, slots
             for view in self.models.values():
                 self._share(view)
             for worker in self.workers.values():
@@ -258,7 +259,8 @@ class Mirror:
 
     def _share(self, view: ModelView) -> None:
         share = view.snapshot.nbytes / self.largest_bytes if self.largest_bytes else 1.0
-        view.share = min(1.0, share) or 1e-9
+        # In a worker of one slot, the smallest model takes all of it.
+        view.share = max(1e-9, 1 / self.most_slots if self.most_slots else 0.0, min(1.0, share))
 
 
 def _with_window(old: Learned | None, fresh: Learned) -> Learned:

@@ -41,7 +41,7 @@ def choose_seat(
             victims = choose_victims(draft, seat, snapshot.nbytes, may_go)
             if not victims:
                 continue
-        cost = _cost(seat, load_s, victims)
+        cost = _cost(seat, load_s, victims, model.cold_start_s)
         if best is None or cost < best[0]:
             best = (cost, seat, victims)
     return None if best is None else (best[1], best[2])
@@ -61,14 +61,17 @@ def _vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
     return None
 
 
-def _cost(seat: Seat, load_s: float, victims: list[IdleReplica]) -> _Cost:
+def _cost(seat: Seat, load_s: float, victims: list[IdleReplica], cold_start_s: float) -> _Cost:
     order = (seat.view.ongoing, -seat.free_bytes, seat.view.worker_id)
     if not victims:
         return (load_s, 0, 0.0, 0.0, 0, *order)
+    # A newcomer stays about its break-even, L (1 + w k): what it displaces would have saved worth
+    # times that, in worker-seconds; w k of those are one second of the newcomer's queue.
+    worth = sum(idle.worth for idle in victims)
     return (
-        load_s + sum(idle.loss_s for idle in victims),
+        load_s + worth * cold_start_s,
         1,
-        sum(idle.worth for idle in victims),
+        worth,
         max(idle.idle_since_s for idle in victims),
         sum(idle.replica.nbytes for idle in victims),
         *order,

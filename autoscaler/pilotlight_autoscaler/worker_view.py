@@ -22,11 +22,10 @@ class IdleReplica:
     leaves_at_s: float  # it goes then although nobody needs its room
     resident_until_s: float  # only an impatient newcomer evicts it before
     index: float  # what its stay is worth; -inf: nothing
-    loss_s: float  # waiting expected of losing it
 
     @property
     def worth(self) -> float:
-        """What is lost with it, whatever room it takes."""
+        """Waiting, in worker-seconds, that it saves in each second of its stay."""
         return 0.0 if self.owner is None else max(0.0, self.index) * self.owner.share
 
 
