@@ -7,10 +7,12 @@ from collections import deque
 from pilotlight_autoscaler.burst import Burst
 from pilotlight_autoscaler.cold_starts import ColdStarts
 from pilotlight_autoscaler.gaps import GapHistogram
+from pilotlight_autoscaler.guard import Guard
 from pilotlight_autoscaler.state import (
     BurstState,
     ColdStartsState,
     GapsState,
+    GuardState,
     LoadState,
     ModelState,
     PanicState,
@@ -30,6 +32,7 @@ class Learned:
         "burst",
         "cold_starts",
         "gaps",
+        "guard",
         "hit_rate",
         "idle_since_s",
         "load",
@@ -49,6 +52,7 @@ class Learned:
         self.gaps = GapHistogram()
         self.cold_starts = ColdStarts()
         self.burst = Burst()
+        self.guard = Guard()
         self.load = LoadWindow(stable_window_s)
         self.peak = SlidingMax()
         self.hit_rate = 1.0  # of prewarm windows: a request came in them
@@ -100,6 +104,7 @@ class Learned:
                 until_s=self.prewarm_until_s,
                 retry_s=self.prewarm_retry_s,
             ),
+            guard=GuardState(lost=self.guard.lost, active=self.guard.active),
             step=StepState(at_s=self.stepped_at_s, floor=self.step_floor),
             service_s=self.service_s,
             idle_since_s=self.idle_since_s,
@@ -123,6 +128,7 @@ class Learned:
         learned.peak = SlidingMax(tuple(state.load.peak))
         learned.panic_until_s = state.panic.until_s
         learned.panic_replicas = state.panic.replicas
+        learned.guard = Guard(state.guard.lost, state.guard.active)
         learned.hit_rate = state.prewarm.hit_rate
         learned.prewarm_until_s = state.prewarm.until_s
         learned.prewarm_retry_s = state.prewarm.retry_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pilotlight_autoscaler.checks import require
 from pilotlight_autoscaler.errors import InputError
+from pilotlight_autoscaler.keep_alive import Windows
 from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
@@ -26,7 +27,7 @@ class Lessons:
         began_s = learned.idle_since_s
         if began_s is not None:
             gap_s = max(0.0, at_s - began_s)
-            self._check_forecasts(view, gap_s)
+            self._judge(view, gap_s)
             learned.gaps.add(gap_s)
             learned.idle_since_s = learned.prewarm_until_s = None
             learned.prewarm_retry_s = 0.0
@@ -52,14 +53,22 @@ class Lessons:
         view.learned.cold_starts.add(tier, seconds)
         self._mirror.changed.add(model)
 
-    def _check_forecasts(self, view: ModelView, gap_s: float) -> None:
-        """Were the prewarm windows of this gap right? Also those that were not trusted."""
+    def _judge(self, view: ModelView, gap_s: float) -> None:
+        """What did the windows of this gap cost, and were the prewarm ones right?
+
+        The latter also if they were not trusted.
+        """
         config, learned = view.snapshot.config, view.learned
-        if config.idle_timeout_s is not None or not config.prewarm.enabled:
+        if config.idle_timeout_s is not None:
             return
         if gap_s <= config.keep_alive.min_s:
             return
+        windows = self._look.windows(view)
+        followed = windows if self._look.rules.keep_alive.trusts(view) else Windows(windows.keep_s)
+        learned.guard.closed(followed, gap_s, view.cold_start_s, view.weight, learned.burst.k)
+        if not config.prewarm.enabled:
+            return
         if learned.gaps.observed >= config.prewarm.min_observations:
-            for each in self._look.windows(view).prewarm:
+            for each in windows.prewarm:
                 if each.load_age_s <= gap_s:
                     learned.forecast(gap_s <= each.drop_age_s)

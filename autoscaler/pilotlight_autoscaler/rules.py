@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pilotlight_autoscaler.guard import fallback_s
 from pilotlight_autoscaler.keep_alive import Windows, plan_gap, to_windows
 from pilotlight_autoscaler.model_view import ModelView
 
@@ -46,7 +47,9 @@ class CostAware(KeepAlive):
         if key == model.windows_key and isinstance(model.windows, Windows):
             return model.windows
         spans = [(0.0, model.break_even_s)]
-        if learned.gaps.observed:
+        if learned.guard.active:
+            spans = [(0.0, fallback_s(model.cold_start_s, model.weight, learned.burst.k))]
+        elif learned.gaps.observed:
             spans = plan_gap(learned.gaps, model.cold_start_s, model.weight, learned.burst.k)
         keep_alive = config.keep_alive
         found = to_windows(

@@ -74,6 +74,13 @@ class PrewarmState(_State):
     retry_s: _Amount = 0.0
 
 
+class GuardState(_State):
+    """What the windows followed have lost to the break-even, in cold starts; it reigns if active."""
+
+    lost: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    active: bool = False
+
+
 class StepState(_State):
     """The last step down."""
 
@@ -90,6 +97,7 @@ class ModelState(_State):
     load: LoadState = LoadState()
     panic: PanicState = PanicState()
     prewarm: PrewarmState = PrewarmState()
+    guard: GuardState = GuardState()
     step: StepState = StepState()
     service_s: _Amount = 0.0
     idle_since_s: _Amount | None = None
