@@ -13,6 +13,7 @@ from pilotlight_autoscaler.rules import Rules
 from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot
 from pilotlight_autoscaler.worker_view import IdleReplica, WorkerView
 
+
 class Seat:
     """A worker's room in a draft."""
 

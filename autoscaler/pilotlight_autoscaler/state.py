@@ -75,7 +75,7 @@ class PrewarmState(_State):
 
 
 class GuardState(_State):
-    """What the windows followed have lost to the break-even, in cold starts; it reigns if active."""
+    """What the windows followed have lost to the break-even, in cold starts; active: it reigns."""
 
     lost: Annotated[float, Field(ge=-10, le=10)] = 0.0
     active: bool = False
