@@ -5,6 +5,11 @@ from __future__ import annotations
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from pilotlight_platform.errors import ReplicaGoneError
+from pilotlight_platform.latest import Latest
+
+# The workers that Serve runs now, by id, as this process has heard; None before it has. A worker
+# that Serve is stopping is not among them any more.
+running_workers: Latest[frozenset[str] | None] = Latest(None)
 
 
 class WorkerRouter(RequestRouter):  # type: ignore[misc]  # Ray ships no types
@@ -13,6 +18,10 @@ class WorkerRouter(RequestRouter):  # type: ignore[misc]  # Ray ships no types
     Serve would retry a target that has gone for ever, on one of a few shared routing tasks; here
     it fails at once with ReplicaGoneError and the caller routes again.
     """
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        super().update_replicas(replicas)
+        running_workers.set(frozenset(r.replica_id.unique_id for r in replicas))
 
     async def choose_replicas(
         self,

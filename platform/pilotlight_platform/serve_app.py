@@ -18,6 +18,7 @@ from pilotlight_platform.settings import Settings
 from pilotlight_platform.worker.worker import Worker
 
 _MANY = 100_000  # calls at once: the gateway's queues are the bound, Serve's must not be one
+_LAST_STREAMS_S = 30.0  # `down` must end within 60 s
 _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 30.0}
 
 
@@ -34,9 +35,8 @@ def build_app(settings: Settings, redis_url: str) -> Application:
     )
     worker = serve.deployment(Worker).options(
         name=WORKER,
-        num_replicas=settings.workers,
         max_ongoing_requests=_MANY,
-        graceful_shutdown_timeout_s=2.0,  # always used up: its reports are an endless call
+        **_size(settings, redis_url),
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": settings.threads_per_worker},
         request_router_config=RequestRouterConfig(request_router_class=WorkerRouter),
@@ -54,6 +54,34 @@ def build_app(settings: Settings, redis_url: str) -> Application:
     scheduler_node = scheduler.bind(settings, redis_url)
     app: Application = gateway.bind(scheduler_node, worker.bind(settings, scheduler_node))
     return app
+
+
+def _size(settings: Settings, redis_url: str) -> dict[str, Any]:
+    """A fixed number of workers, or what the scheduler says."""
+    pool = settings.pool_config
+    if pool.min_workers == pool.max_workers:
+        # The time is always used up: a worker's reports are an endless call.
+        return {"num_replicas": pool.max_workers, "graceful_shutdown_timeout_s": 2.0}
+    return {
+        "autoscaling_config": {
+            "min_replicas": pool.min_workers,
+            "max_replicas": pool.max_workers,
+            # The decision is the scheduler's, and it has waited already.
+            "upscale_delay_s": 0,
+            "downscale_delay_s": 0,
+            "downscale_to_zero_delay_s": 0,
+            "upscaling_factor": 1,
+            "downscaling_factor": 1,
+            "look_back_period_s": 1.0,
+            "metrics_interval_s": 0.2,
+            "policy": {
+                "policy_function": "pilotlight_platform.pool_policy:SnapshotPolicy",
+                "policy_kwargs": {"url": redis_url},
+            },
+        },
+        # Only for a busy worker that Serve takes although it was not foreseen.
+        "graceful_shutdown_timeout_s": _LAST_STREAMS_S,
+    }
 
 
 def _app_builder(settings: Settings) -> Any:

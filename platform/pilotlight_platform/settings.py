@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pilotlight_autoscaler import PoolConfig
 from pilotlight_platform.errors import MachineError
 
 _PREFIX = "PILOTLIGHT_"
@@ -43,6 +44,9 @@ class Settings(BaseModel):
     redis_url: str | None = Field(None, description="A Redis to use in place of the embedded one.")
     ray_address: str | None = Field(None, description="A running Ray cluster to join.")
     workers: int = Field(default_factory=_default_workers, ge=1, description="Warm workers.")
+    pool: PoolConfig | None = Field(
+        None, description="A pool that grows and shrinks, in place of a fixed number of workers."
+    )
     worker_threads: int | None = Field(
         None, ge=1, description="Threads per worker; default: its share."
     )
@@ -62,6 +66,12 @@ class Settings(BaseModel):
         128 << 20, ge=80 << 20, description="Ray's object store; weights never pass through it."
     )
 
+    @field_validator("pool", mode="before")
+    @classmethod
+    def _read_pool(cls, value: object) -> object:
+        """A variable holds it as JSON."""
+        return PoolConfig.model_validate_json(value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _closed_beyond_loopback(self) -> Self:
         if self.host not in {"127.0.0.1", "localhost", "::1"} and self.api_key is None:
@@ -74,7 +84,18 @@ class Settings(BaseModel):
     @property
     def threads_per_worker(self) -> int:
         """Each worker's share of the cores; oversubscribed OpenMP threads are about 10x slower."""
-        return self.worker_threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return self.worker_threads or max(1, (os.cpu_count() or 1) // self.max_workers)
+
+    @property
+    def pool_config(self) -> PoolConfig:
+        """The pool's bounds; equal ones are a fixed pool."""
+        if self.pool is not None:
+            return self.pool
+        return PoolConfig(min_workers=self.workers, max_workers=self.workers, buffer_workers=0)
+
+    @property
+    def max_workers(self) -> int:
+        return self.pool_config.max_workers
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -157,7 +157,7 @@ def _ray(settings: Settings) -> Iterator[None]:
     try:
         if settings.ray_address is None:
             # The workers' threads, and two for whatever else is run on this Ray.
-            cpus = settings.workers * settings.threads_per_worker + 2
+            cpus = settings.max_workers * settings.threads_per_worker + 2
             ray.init(
                 address="local",
                 num_cpus=cpus,

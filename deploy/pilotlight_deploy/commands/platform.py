@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pilotlight_deploy.cluster_file import read_cluster_file
 from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_deploy.options import HomeOption, JsonOption, UrlOption, connect, load, resolve_home
 from pilotlight_deploy.output import print_json, stderr, stdout
@@ -23,6 +25,9 @@ def up(
     home: HomeOption = None,
     workers: Annotated[
         int | None, typer.Option(help="Warm workers; default: one per two cores.")
+    ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A cluster file: the pool's bounds.")
     ] = None,
     redis_url: Annotated[
         str | None, typer.Option(help="A Redis to use in place of the embedded one.")
@@ -42,6 +47,7 @@ def up(
         host=host,
         port=port,
         workers=workers,
+        pool=None if cluster is None else read_cluster_file(cluster).pool,
         redis_url=redis_url,
         ray_address=ray_address,
         api_key=api_key,

@@ -24,7 +24,7 @@ async def readyz(platform: Platform, response: Response) -> dict[str, Any]:
     reason = None
     if table.version < 0:
         reason = "the scheduler is not reached"
-    elif not table.workers:
+    elif not table.workers and platform.settings.pool_config.min_workers:
         reason = "no worker is warm yet"
     response.status_code = 200 if reason is None else 503
     return {"ready": reason is None, "workers": len(table.workers), "reason": reason}

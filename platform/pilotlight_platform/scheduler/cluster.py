@@ -124,6 +124,11 @@ class WorkerState:
             )
         return list(here.values())
 
+    @property
+    def busy(self) -> bool:
+        """Requests run here, or an attach is under way."""
+        return bool(self.orders) or any(r.ongoing for r in self.report.replicas)
+
     def cold_started(self) -> list[tuple[str, Tier, float]]:
         """Starts whose weights are all there now: model, tier, seconds since the order."""
         here = {r.revision_id: r for r in self.report.replicas}
@@ -173,12 +178,13 @@ class Cluster:
     def __init__(self, records: dict[str, ModelRecord]) -> None:
         self.models = {name: Model(record) for name, record in records.items()}
         self.workers: dict[str, WorkerState] = {}
+        self.leaving: frozenset[str] = frozenset()  # workers that are to go: not decided with
         self.unplaced: dict[str, Unplaced] = {}  # of the last decision, by model
         self._arriving: Counter[str] = Counter()  # checkpoints that are about to be live
 
     def snapshot(self, now_s: float) -> Picture:
         """The workers, and the models that could need something: not the ones at rest at zero."""
-        workers = tuple(worker.snapshot() for worker in self.workers.values())
+        workers = tuple(worker.snapshot() for _, worker in self.staying())
         attached = {replica.model for worker in workers for replica in worker.replicas}
         active = tuple(
             model.snapshot(now_s)
@@ -187,10 +193,14 @@ class Cluster:
         )
         return Picture(workers, active)
 
+    def staying(self) -> list[tuple[str, WorkerState]]:
+        """The workers that are not about to leave the pool."""
+        return [each for each in self.workers.items() if each[0] not in self.leaving]
+
     def replicas(self) -> dict[str, tuple[RouteReplica, ...]]:
         """Where each model's current revision is or will be, ready ones first."""
         found: dict[str, list[RouteReplica]] = {}
-        for worker_id, worker in self.workers.items():
+        for worker_id, worker in self.staying():
             for replica in worker.replicas():
                 model = self.models.get(replica.model)
                 current = model is not None and replica.revision_id == model.revision_id
@@ -208,7 +218,7 @@ class Cluster:
         return RoutingTable(
             version,
             {name: self.route(name, replicas.get(name, ())) for name in self.models},
-            tuple(worker.info for worker in self.workers.values()),
+            tuple(worker.info for _, worker in self.staying()),
         )
 
     def has_room(self, name: str, queued: int) -> bool:
@@ -217,7 +227,7 @@ class Cluster:
         limit = model.record.spec.autoscaling.max_ongoing_requests
         rooms = (
             max(0, limit - replica.ongoing)
-            for worker in self.workers.values()
+            for _, worker in self.staying()
             for replica in worker.replicas()
             if replica.revision_id == model.revision_id and replica.phase != "draining"
         )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any
 
+import ray
 from ray import serve
 
 from pilotlight_autoscaler import Attach, Autoscaler, AutoscalingConfig, Detach, Drain
@@ -28,6 +29,8 @@ from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.cluster import Cluster, Model, WorkerState, now
 from pilotlight_platform.scheduler.decision_log import DecisionLog, hold_record
 from pilotlight_platform.scheduler.memory import Memory, read_state
+from pilotlight_platform.scheduler.pool_keeper import PoolKeeper
+from pilotlight_platform.scheduler.pool_keeping import PoolKeeping
 from pilotlight_platform.scheduler.scaling import scaling_status
 from pilotlight_platform.scheduler.status import model_statuses, worker_statuses
 from pilotlight_platform.scheduler.told import Told
@@ -66,10 +69,15 @@ class Scheduler:
         log_to(settings.log_dir, "scheduler")
         self._store = RedisStore(redis_url)
         self._cluster = Cluster(read_models(redis_url))
-        self._told = Told(Autoscaler())
+        self._told = Told(Autoscaler(settings.pool_config))
         learned = read_state(read_learned(redis_url), now())
         if learned is not None:
             self._told.restore(learned)
+        keeper = PoolKeeper(ray.get_runtime_context().get_node_id())
+        keeper.want = None if learned is None else learned.pool.target
+        self._pool_keeping = PoolKeeping(
+            keeper, self._cluster, self._store.publish_pool, self._step
+        )
         self._memory = Memory(self._told.autoscaler.state, self._store.put_learned)
         self._log = DecisionLog(self._store.append_decisions, self._store.decisions)
         self._lessons = 0  # that the memory was told of
@@ -91,12 +99,27 @@ class Scheduler:
         """A worker's introduction; returns when the worker's reports have stopped."""
         logger.info("worker_joined id=%s pid=%d", info.worker_id, info.pid)
         try:
-            await self._follow(info)
+            while await self._followed(info):
+                pass
         except PlatformError as error:
             logger.warning("worker_lost id=%s reason=%s", info.worker_id, error)
         finally:
             if self._cluster.workers.pop(info.worker_id, None) is not None:
                 self._step()
+
+    async def _followed(self, info: WorkerInfo) -> bool:
+        """Follow until its reports stop; True if they were closed, and it stays after all."""
+        following = self._pool_keeping.following
+        task = following[info.worker_id] = asyncio.create_task(self._follow(info))
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+            following.pop(info.worker_id, None)
+        if not task.cancelled():
+            task.result()  # raises what it raised
+            return False
+        return await self._pool_keeping.stays(info.worker_id)
 
     async def _follow(self, info: WorkerInfo) -> None:
         loop = asyncio.get_running_loop()
@@ -380,7 +403,10 @@ class Scheduler:
             self._look_again(now() + _FAILED_STEP_S)
 
     def _decide_and_apply(self, *, routes_changed: bool) -> None:
+        routes_changed |= self._pool_keeping.update()
         decision = self._told.decide(self._cluster, now())
+        if decision.pool is not None:
+            self._pool_keeping.decided(decision.pool)
         self._cluster.unplaced = {unplaced.model: unplaced for unplaced in decision.unplaced}
         for attach in decision.attach:
             self._order_attach(attach)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from pilotlight_platform.errors import StoreError
+from pilotlight_platform.pool_policy import CHANNEL
 from pilotlight_platform.schemas.model import ModelRecord
 
 logger = logging.getLogger("pilotlight.store")
@@ -109,6 +111,14 @@ class RedisStore:
         except RedisError as error:
             raise _unreachable(error) from error
         return list(rows)
+
+    async def publish_pool(self, workers: int, at_least: bool) -> None:
+        """Tell Serve's policy of the pool; nothing is stored."""
+        try:
+            message = json.dumps({"workers": workers, "at_least": at_least})
+            await self._redis.publish(CHANNEL, message)
+        except RedisError as error:
+            raise _unreachable(error) from error
 
     async def close(self) -> None:
         """Close the connections."""
