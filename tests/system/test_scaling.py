@@ -34,7 +34,7 @@ def test_settings_change_in_place_under_a_running_stream(
     platform: RunningPlatform, sample: Path
 ) -> None:
     platform.deploy("tuned", sample, idle_timeout_s=600)
-    body = {"model": "tuned", "prompt": "def", "max_tokens": 400, "ignore_eos": True}
+    body = {"model": "tuned", "prompt": "def", "max_tokens": 150, "ignore_eos": True}
     with platform.http.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
         events = sse_events(answer)
         next(events)
