@@ -86,7 +86,8 @@ def test_bake_quantized_is_another_revision_and_says_so(sample: Path, tmp_path: 
     assert not reused
     assert len({plain.path, int8.path, again.path}) == 3
     assert (plain.quantization, int8.quantization) == ("none", "int8")
-    assert int8.nbytes < 0.3 * plain.nbytes  # of float32
+    # A quarter for the layers; embeddings and output, most of this model, stay in float32.
+    assert int8.nbytes < 0.5 * plain.nbytes
 
 
 def test_bake_of_a_quantized_source_names_its_method_and_the_readers_version(

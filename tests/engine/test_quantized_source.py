@@ -89,7 +89,7 @@ def test_quantized_source_in_its_own_bits_keeps_its_codes(source, plain):
     _, directory, _ = bake(source, quantizing=Quantizing("int8"))
 
     stored = BakedCheckpoint.open(directory / "model.safetensors")
-    assert "lm_head.weight" in stored.quantized
+    assert "lm_head.weight" not in stored.quantized  # 8 bits leave it as it is
     name = "model.layers.0.mlp.up_proj.weight"
     with stored.map() as mapped:
         codes = mapped.tensors()[name + "_codes"].clone()
