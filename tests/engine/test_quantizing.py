@@ -147,6 +147,23 @@ def test_quantized_without_a_tokenizer_is_rounded_to_the_nearest(quantized, tmp_
     assert torch.equal(*codes)
 
 
+def test_quantized_with_many_weights_is_rounded_to_the_nearest_unless_asked(
+    quantized, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(source, "AUTO_GPTQ_WEIGHTS", 1000)
+    said = []
+    bake_source(
+        quantized.source,
+        tmp_path,
+        dtype="bfloat16",
+        report=lambda _phase, message, *_: said.append(message),
+        quantizing=Quantizing("int4"),
+    )
+
+    assert any("rounding to the nearest: gptq of" in message for message in said)
+    assert torch.equal(_codes(tmp_path), _codes(quantized("int4")))
+
+
 def test_quantized_with_gptq_refuses_a_short_text(quantized, tmp_path) -> None:
     with pytest.raises(SourceError, match="gptq needs 512"):
         bake_source(

@@ -40,8 +40,8 @@ class ModelSpec(BaseModel):
     )
     quantization_rounding: QuantizationRounding = Field(
         "auto",
-        description="How weights are rounded; gptq asks a text what matters, and takes a few "
-        "minutes per billion of them. auto: gptq where the model has a tokenizer.",
+        description="How weights are rounded; gptq asks a text what matters, and takes "
+        "long. auto: gptq for up to half a billion weights with a tokenizer, or with a text.",
     )
     quantization_text: str | None = Field(
         None,
