@@ -12,7 +12,8 @@ from pilotlight_autoscaler.gaps import BINS, EDGES_S, GapHistogram
 
 _LEAD_FACTOR, _LEAD_S = 1.1, 0.5  # a forecast replica is ready a little early
 
-_WIDTHS_S = tuple(EDGES_S[n + 1] - EDGES_S[n] for n in range(BINS))
+_BACKWARD = tuple(range(BINS - 1, -1, -1))
+_WIDTHS_BACKWARD_S = tuple(EDGES_S[n + 1] - EDGES_S[n] for n in _BACKWARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +55,22 @@ def plan_gap(
     surviving = masses[BINS]
     leaves = [False] * (BINS + 1)  # at the upper edge of bin n - 1: let it go
     loads = [False] * (BINS + 1)  # at the same edge: fetch it again
-    for n in range(BINS - 1, -1, -1):
-        leaves[n + 1] = gone_next < there_next
-        reload = cold_start_s + there_next
-        loads[n + 1] = reload < gone_next
-        surviving += masses[n]
-        hazard = masses[n] / surviving
+    for n, mass, width_s in zip(_BACKWARD, masses[BINS - 1 :: -1], _WIDTHS_BACKWARD_S, strict=True):
+        surviving += mass
+        hazard = mass / surviving
         stays = 1 - hazard
-        there = _WIDTHS_S[n] * (1 - hazard / 2) + stays * (
-            gone_next if leaves[n + 1] else there_next
-        )
-        gone_next = hazard * lost + stays * (reload if loads[n + 1] else gone_next)
+        there = width_s * (1 - hazard / 2)
+        reload = cold_start_s + there_next
+        if gone_next < there_next:
+            leaves[n + 1] = True
+            there += stays * gone_next
+        else:
+            there += stays * there_next
+        if reload < gone_next:
+            loads[n + 1] = True
+            gone_next = hazard * lost + stays * reload
+        else:
+            gone_next = hazard * lost + stays * gone_next
         there_next = there
     return _read(leaves, loads, there=there_next <= gone_next)
 

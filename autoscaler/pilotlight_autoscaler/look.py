@@ -30,6 +30,13 @@ class Look:
 
     def at(self, model: ModelView, now_s: float) -> None:
         config, learned = model.snapshot.config, model.learned
+        if (
+            model.ready == config.max_replicas == 1
+            and not (config.min_replicas or config.schedule or model.attaching)
+            and not model.snapshot.queued
+        ):
+            self._at_only_replica(model, now_s)
+            return
         floor = floor_replicas(config, now_s)
         want, rule = wanted_replicas(model, floor, now_s)
         due_s = _schedule_due_s(model, now_s) if config.schedule else inf
@@ -64,6 +71,24 @@ class Look:
         if want > live and now_s < model.snapshot.retry_at_s:
             due_s = min(due_s, model.snapshot.retry_at_s)
         model.due_s = due_s
+
+    def _at_only_replica(self, model: ModelView, now_s: float) -> None:
+        """The same for the one replica that a model may have: no load asks for another."""
+        learned = model.learned
+        if learned.load.load:
+            learned.load.observe(0.0, now_s)  # its window says nothing here, and starts anew
+        busy = int(model.ongoing > 0)
+        model.want = model.keep = model.occupied = busy
+        model.rule = Rule.HOLDS if busy else Rule.FLOOR
+        model.rising, model.forecast, model.drains = False, None, ()
+        model.due_s = inf
+        if busy:
+            model.leaves_at = {}
+            return
+        at_s = self.rest_s(model, now_s)
+        model.leaves_at = dict.fromkeys(model.live, at_s)
+        if at_s > now_s:
+            model.due_s = at_s
 
     def postpone(self, model: ModelView, now_s: float) -> None:
         """A forecast found no room: nothing is wanted until it is tried again."""
