@@ -43,12 +43,14 @@ class CostAware(KeepAlive):
 
     def windows(self, model: ModelView) -> Windows:
         learned, config = model.learned, model.snapshot.config
-        key = (learned.version, model.cold_start_s, model.lead_s, config)
+        starts = learned.cold_starts.added
+        key = (learned.version, starts, model.cold_start_s, model.lead_s, config)
         if key == model.windows_key and isinstance(model.windows, Windows):
             return model.windows
         spans = [(0.0, model.break_even_s)]
         if learned.guard.active:
-            spans = [(0.0, fallback_s(model.cold_start_s, model.weight, learned.burst.k))]
+            cold_s = learned.cold_starts.mean_s() or model.cold_start_s
+            spans = [(0.0, fallback_s(cold_s, model.weight, learned.burst.k))]
         elif learned.gaps.observed:
             spans = plan_gap(learned.gaps, model.cold_start_s, model.weight, learned.burst.k)
         keep_alive = config.keep_alive

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pilotlight_autoscaler.config import AutoscalingConfig
 from pilotlight_autoscaler.simulation.engine import OnProgress, Simulation
@@ -50,29 +50,38 @@ def simulate_regime(regime: Regime, policy: str, config: AutoscalingConfig, seed
     return summarize(policy, meters, setting.prices, optimum_s(run.replayed(), setting))
 
 
-def cold_at_equal_hours(
-    run: Callable[[float], Result], hold_s: float, weights: Sequence[float]
-) -> tuple[float, float]:
-    """Cold requests of a policy tuned to hold *hold_s* worker-seconds, and the weight for that.
+def at_equal_hours(
+    run: Callable[[float], Result],
+    hold_s: float,
+    weights: tuple[float, float],
+    *,
+    within: float = 0.02,
+    most_runs: int = 7,
+) -> tuple[Result, float]:
+    """The run that holds *hold_s* worker-seconds, give or take the share *within*, and its weight.
 
-    *run* takes a cold-start weight. Both are interpolated on logarithms between the two of the
-    ascending *weights* that enclose; at an end, that end's.
+    *run* takes a cold-start weight; more weight holds more. Searched between *weights* by
+    interpolation on logarithms; the nearest one found if none is near enough.
     """
-    low = (weights[0], run(weights[0]))
-    if low[1].held_s >= hold_s:
-        return float(low[1].cold_requests), low[0]
-    for weight in weights[1:]:
-        high = (weight, run(weight))
-        if high[1].held_s >= hold_s:
+    tried: list[tuple[float, Result]] = []
+    for _ in range(most_runs):
+        low = max((each for each in tried if each[1].held_s < hold_s), default=None, key=_weight)
+        high = min((each for each in tried if each[1].held_s >= hold_s), default=None, key=_weight)
+        if low is None or high is None:
+            weight = weights[0] if not tried else weights[1] if high is None else weights[0]
+            if any(each[0] == weight for each in tried):
+                break
+        else:
             span = math.log(high[1].held_s / low[1].held_s)
-            part = math.log(hold_s / low[1].held_s) / span if span else 1.0
-            return (
-                _between(low[1].cold_requests, high[1].cold_requests, part),
-                _between(low[0], high[0], part),
-            )
-        low = high
-    return float(low[1].cold_requests), low[0]
+            part = math.log(hold_s / low[1].held_s) / span if span else 0.5
+            # Not at an end again and again: the curve bends.
+            weight = low[0] * (high[0] / low[0]) ** min(0.9, max(0.1, part))
+        tried.append((weight, run(weight)))
+        if abs(tried[-1][1].held_s / hold_s - 1) <= within:
+            break
+    weight, nearest = min(tried, key=lambda each: abs(math.log(each[1].held_s / hold_s)))
+    return nearest, weight
 
 
-def _between(low: float, high: float, part: float) -> float:
-    return math.exp((1 - part) * math.log(max(low, 1e-9)) + part * math.log(max(high, 1e-9)))
+def _weight(tried: tuple[float, Result]) -> float:
+    return tried[0]

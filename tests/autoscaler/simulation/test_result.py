@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from pilotlight_autoscaler.simulation.comparing import cold_at_equal_hours
+from pilotlight_autoscaler.simulation.comparing import at_equal_hours
 from pilotlight_autoscaler.simulation.meters import Meters
 from pilotlight_autoscaler.simulation.result import Result, summarize
 from pilotlight_autoscaler.simulation.setting import Prices
@@ -41,14 +41,19 @@ def test_summarize_counts_sessions_and_actions() -> None:
     assert found.scale_actions_per_h == 2.0
 
 
-def test_cold_at_equal_hours_interpolates_between_weights() -> None:
-    runs = {10.0: (100, 400), 40.0: (400, 100)}  # weight: held seconds, cold requests
-
+def test_at_equal_hours_finds_the_weight_within_two_percent() -> None:
     def run(weight: float) -> Result:
-        held_s, cold = runs[weight]
-        return result(idle_us=held_s * S, cold=cold)
+        return result(idle_us=round(10 * weight**0.5 * S), cold=round(1000 / weight))
 
-    cold, weight = cold_at_equal_hours(run, 200.0, (10.0, 40.0))
+    found, weight = at_equal_hours(run, 200.0, (100.0, 800.0))
 
-    assert cold == pytest.approx(200.0)
-    assert weight == pytest.approx(20.0)
+    assert found.held_s == pytest.approx(200.0, rel=0.02)
+    assert weight == pytest.approx(400.0, rel=0.04)
+    assert found.cold_requests == round(1000 / weight)
+
+
+def test_at_equal_hours_gives_the_nearest_where_the_weights_do_not_reach() -> None:
+    def run(weight: float) -> Result:
+        return result(idle_us=round(weight * S))
+
+    assert at_equal_hours(run, 200.0, (10.0, 40.0))[1] == 40.0

@@ -41,7 +41,7 @@ def test_bench_reports_every_figure_and_both_sets_of_seeds() -> None:
     assert [figure.id for figure in report.figures] == IDS
     assert all(figure.goal is not None for figure in report.figures)
     assert report.cases[0]["tuning"] == [1, 2, 3]
-    assert report.cases[0]["reporting"] == [101, 102, 103, 104, 105]
+    assert report.cases[0]["reporting"] == [201, 202, 203, 204, 205]
 
 
 def test_bench_judges_on_seeds_that_nobody_tuned_on() -> None:
