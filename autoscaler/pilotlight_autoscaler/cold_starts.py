@@ -45,7 +45,7 @@ class ColdStarts:
     def _measure(self, tier: Tier) -> None:
         ordered = sorted(self._samples[tier])
         last = len(ordered) - 1
-        # Of an even number the middle of the two: the lower one is 2 % short of a lognormal's median.
+        # Of an even number the middle of the two: the lower one is 2 % short of the median.
         middle = (ordered[last // 2] + ordered[(last + 1) // 2]) / 2
         self._quantiles[tier] = (middle, ordered[round(0.9 * last)])
 

@@ -75,7 +75,7 @@ class PrewarmState(_State):
 
 
 class GuardState(_State):
-    """What the windows followed have lost to the break-even, in cold starts; active: it reigns."""
+    """Cold starts that forecasts have lost to the break-even, which reigns if active."""
 
     lost: Annotated[float, Field(ge=-10, le=10)] = 0.0
     active: bool = False
