@@ -15,6 +15,8 @@ from pilotlight_deploy.bench.load.models import BenchModel
 from pilotlight_deploy.bench.load.second_worker import map_all, pss_bytes
 from pilotlight_deploy.bench.load.throttled_server import SENT_PATH
 from pilotlight_deploy.bench.report import Figure, figure
+from pilotlight_deploy.errors import CliError
+from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_loader import Cache, load, open_checkpoint
 
 _TIMEOUT_S = 30.0
@@ -59,7 +61,10 @@ class SharingCase:
     def _measure(self, second: subprocess.Popen[str], first_bytes: int, before: int) -> None:
         assert second.stdin is not None
         assert second.stdout is not None
-        loaded = json.loads(second.stdout.readline())
+        answer = second.stdout.readline()
+        if not answer:
+            raise CliError("the second worker found no complete copy", ExitCode.UNEXPECTED)
+        loaded = json.loads(answer)
         # Its version was pinned by a HEAD: without, nobody could know that the copy is still good.
         sent = self._sent() - before
         blob = Path(loaded["blob"])
