@@ -4,32 +4,17 @@ from __future__ import annotations
 
 from pilotlight_loader.cache.filling import Filling
 from pilotlight_loader.errors import CacheError
-from pilotlight_loader.sources.source import ByteSource, ObjectVersion, Reader
+from pilotlight_loader.sources.source import ByteSource, Reader
+from pilotlight_loader.sources.wrapped import WrappedSource
 
 
-class ResumedSource:
+class ResumedSource(WrappedSource):
     """*source*, but for what *filling* had at its start: that is read from the disk."""
 
     def __init__(self, source: ByteSource, filling: Filling) -> None:
-        self._source = source
+        super().__init__(source)
         self._filling = filling
         self._ranges = filling.resumed()
-
-    @property
-    def location(self) -> str:
-        return self._source.location
-
-    @property
-    def version(self) -> ObjectVersion:
-        return self._source.version
-
-    @property
-    def parallel(self) -> int:
-        return self._source.parallel
-
-    @property
-    def part_bytes(self) -> int:
-        return self._source.part_bytes
 
     def is_on_disk(self, start: int, end: int) -> bool:
         """Whether bytes [start, end) are from the earlier attempt."""
@@ -37,9 +22,6 @@ class ResumedSource:
 
     def reader(self) -> Reader:
         return _ResumedReader(self._source.reader(), self._filling)
-
-    def close(self) -> None:
-        """Whoever opened the source closes it."""
 
 
 class _ResumedReader:

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 
 from pilotlight_loader.pipeline.report import tier_at
-from pilotlight_loader.sources.source import ByteSource, ObjectVersion, Reader
+from pilotlight_loader.sources.source import ByteSource, Reader
+from pilotlight_loader.sources.wrapped import WrappedSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +42,15 @@ class Meter:
             return dict(self._tiers)
 
 
-class MeteredSource:
+class MeteredSource(WrappedSource):
     """*source*, whose reads are noted; who opened it closes it."""
 
     def __init__(self, source: ByteSource, meter: Meter) -> None:
-        self._source = source
+        super().__init__(source)
         self._meter = meter
-
-    @property
-    def location(self) -> str:
-        return self._source.location
-
-    @property
-    def version(self) -> ObjectVersion:
-        return self._source.version
-
-    @property
-    def parallel(self) -> int:
-        return self._source.parallel
-
-    @property
-    def part_bytes(self) -> int:
-        return self._source.part_bytes
 
     def reader(self) -> Reader:
         return _MeteredReader(self._source, self._meter)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class _MeteredReader:

@@ -133,7 +133,7 @@ def _context(path: Path, threads: int) -> Iterator[tuple[Any, int]]:
 def _decode(context: Any, ids: tuple[int, ...], vocabulary: int) -> int:
     """The likeliest token after *ids*."""
     import llama_cpp  # noqa: PLC0415  # an optional peer
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415  # the peer returns it
 
     tokens = (llama_cpp.llama_token * len(ids))(*ids)
     failed = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, len(ids)))
