@@ -34,6 +34,7 @@ class Look:
             model.ready == config.max_replicas == 1
             and not (config.min_replicas or config.schedule or model.attaching)
             and not model.snapshot.queued
+            and step(model, now_s)[1] is None  # of the replicas that it had before
         ):
             self._at_only_replica(model, now_s)
             return

@@ -258,6 +258,32 @@ def test_nothing_happens_before_the_wake_up(
     assert (between.attach, between.detach) == ((), ())
 
 
+def test_last_replica_waits_for_the_step_that_took_the_others() -> None:
+    """Two replicas of a model that may have one now: never both at once."""
+    snapshot = Picture(
+        workers=tuple(
+            WorkerSnapshot(
+                worker_id,
+                "node",
+                10,
+                1,
+                (ReplicaSnapshot("a", "a-1", 1, Phase.READY, NOW_S - 9, 0, NOW_S - 9),),
+            )
+            for worker_id in ("w0", "w1")
+        ),
+        models=(
+            ModelSnapshot(
+                "a", "a-1", 1, AutoscalingConfig(max_replicas=1, idle_timeout_s=0), cold_start_s=0.0
+            ),
+        ),
+    )
+    first, state = remember(snapshot, NOW_S)
+    second = decide(apply(snapshot, first), NOW_S, state)
+
+    assert len(first.detach) == 1
+    assert second.detach == ()
+
+
 def serve(snapshot: Picture, load: dict[str, int], now_s: float) -> Picture:
     """Finish the attaches that are due, then spread each model's requests over its replicas."""
     models = {model.name: model for model in snapshot.models}
