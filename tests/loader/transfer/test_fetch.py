@@ -297,14 +297,17 @@ def test_fetch_stop_aborts_readers_and_back_offs(file):
 
 def test_fetch_drops_a_reader_whose_abort_came_too_late(file):
     slow: list[int] = []
-    went_on = threading.Event()
+    began, went_on = threading.Event(), threading.Event()
 
     def end_well_although_aborted(reader: FileReader, start: int, into: memoryview) -> None:
         me = threading.get_ident()
         if start == 0 and is_first(into):
             slow.append(me)
+            began.set()
             assert reader.aborted.wait(20)
             reader.is_deaf = True
+        elif start == 0:  # the hedge: not before there is somebody to abort
+            assert began.wait(20)
         elif me in slow:
             went_on.set()
         elif start >= 2 * PART:
