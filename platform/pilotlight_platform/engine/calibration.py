@@ -21,7 +21,7 @@ _WINDOW_TOKENS = 256
 _MIN_TOKENS = 512  # fewer say too little of what matters
 # No token has much more than these characters; the tokenizer need not read all of a book.
 _TOKEN_CHARACTERS = 16
-_LAYER = re.compile(r"^(.*?\.\d+)\.(.+)\.weight$")
+_LAYER = re.compile(r"^(.*?)\.(\d+)\..+\.weight$")  # the first list, and the place in it
 
 
 class CalibrationError(ValueError):
@@ -59,11 +59,11 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 @dataclass(slots=True)
 class _Inputs:
-    """What one window gives the present layer."""
+    """What one window gives the present layer, and what the model calls each layer with."""
 
     hidden: torch.Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    # Not the same for all: some models have positions and masks of two kinds.
+    calls: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 class _CapturedError(Exception):
@@ -80,7 +80,8 @@ class GptqRounding:
         self._model = model
         self._windows = windows
         self._nearest = NearestRounding()
-        self._present: tuple[str, nn.Module] | None = None
+        self._stack: str | None = None  # the list of layers that it is in
+        self._at = 0  # the present layer's place there
         self._inputs: list[_Inputs] = []
         self._hessians: dict[str, torch.Tensor] = {}  # of the present layer, by weight
 
@@ -91,7 +92,7 @@ class GptqRounding:
         if match is None:
             made = self._nearest.matrix(name, weight, scheme)
         else:
-            self._reach(match.group(1))
+            self._reach(match.group(1), int(match.group(2)))
             # An expert that no token chose has no Hessian.
             hessian = self._hessians.get(name)
             if hessian is None:
@@ -102,44 +103,60 @@ class GptqRounding:
         parameter.data = made.dequantize().to(parameter.dtype)
         return made
 
-    def _reach(self, layer: str) -> None:
-        """Make *layer* the present one: its inputs, and the Hessians of its weights."""
-        if self._present is not None and self._present[0] == layer:
+    def _reach(self, stack: str, at: int) -> None:
+        """Make this layer the present one: its inputs, and the Hessians of its weights."""
+        if (stack, at) == (self._stack, self._at):
             return
-        module = self._model.get_submodule(layer)
-        with torch.inference_mode(), _summing(layer, module) as hessians:
-            if self._present is None:
-                self._inputs = [_capture(self._model, module, ids) for ids in self._windows]
+        self._hessians = {}  # never those of two layers
+        if stack == self._stack and at < self._at:
+            return  # its inputs are gone: to the nearest
+        layers = list(self._model.get_submodule(stack).children())
+        with torch.inference_mode():
+            if stack != self._stack:
+                self._inputs = [_capture(self._model, layers[at:], ids) for ids in self._windows]
+                self._at = at
             for inputs in self._inputs:
-                if self._present is not None:  # its weights are the rounded ones by now
-                    inputs.hidden = _run(self._present[1], inputs)
-                _run(module, inputs)
-        self._present = (layer, module)
-        self._hessians = hessians
+                for passed in layers[self._at : at]:  # their weights are the rounded ones by now
+                    inputs.hidden = _run(passed, inputs)
+            self._stack, self._at = stack, at
+            with _summing(f"{stack}.{at}", layers[at]) as self._hessians:
+                for inputs in self._inputs:
+                    _run(layers[at], inputs)
 
 
 def _run(layer: nn.Module, inputs: _Inputs) -> torch.Tensor:
-    output = layer(inputs.hidden, *inputs.args, **inputs.kwargs)
+    if layer not in inputs.calls:
+        return inputs.hidden  # the model does not run it, either
+    args, kwargs = inputs.calls[layer]
+    output = layer(inputs.hidden, *args, **kwargs)
     hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
 
 
-def _capture(model: nn.Module, layer: nn.Module, ids: torch.Tensor) -> _Inputs:
+def _capture(model: nn.Module, layers: list[nn.Module], ids: torch.Tensor) -> _Inputs:
+    """What reaches the first of *layers*, and how each of them is called."""
     found: list[_Inputs] = []
 
-    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def keep(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = dict(kwargs)
         hidden = args[0] if args else kwargs.pop("hidden_states")
-        found.append(_Inputs(hidden, args[1:], dict(kwargs)))
-        raise _CapturedError
+        if not found:
+            found.append(_Inputs(hidden, {}))
+        found[0].calls[layer] = args[1:], kwargs
+        if layer is layers[-1]:
+            raise _CapturedError
 
-    hook = layer.register_forward_pre_hook(keep, with_kwargs=True)
+    hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     try:
         model(input_ids=ids, use_cache=False)
     except _CapturedError:
-        return found[0]
+        pass
     finally:
-        hook.remove()
-    raise CalibrationError("the first layer with quantized weights never runs")
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise CalibrationError("no layer with quantized weights ever runs")
+    return found[0]
 
 
 @contextmanager

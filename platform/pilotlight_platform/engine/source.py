@@ -165,24 +165,27 @@ def _quantize(
         report("bake", message, done, total)
 
     def write(rounding: Rounding) -> BakedCheckpoint:
-        quantized = write_quantized(model, baked, quantizing, rounding, progress, source.quantized)
-        restore_quantized(model, quantized)
-        return quantized
+        return write_quantized(model, baked, quantizing, rounding, progress, source.quantized)
 
     try:
+        quantized = None
         if quantizing is not None and quantizing.rounding != "nearest":
             try:
                 _check_patience(model, quantizing)
                 tokenizer = load_tokenizer(source.path)
                 windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
-                return write(GptqRounding(model, windows))
-            except DiskFullError:
-                raise
+                quantized = write(GptqRounding(model, windows))
+            except (DiskFullError, MemoryError, OSError):
+                raise  # it may pass: what is rounded otherwise is baked once and for all
             except Exception as error:  # ours, or whatever the architecture makes of it
                 if quantizing.rounding == "gptq" or quantizing.text is not None:
                     raise
+                if not isinstance(error, CalibrationError):
+                    logger.exception("gptq_failed model=%s", type(model).__name__)
                 report("bake", f"rounding to the nearest: {error}", 0, 0)
-        return write(NearestRounding())
+        quantized = quantized or write(NearestRounding())
+        restore_quantized(model, quantized)
+        return quantized
     except (LoaderError, CalibrationError) as error:
         raise SourceError(f"cannot quantize: {error}") from error
 
