@@ -25,8 +25,8 @@ class SchedulerClient:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
-    async def place(self, gateway: str, name: str, queued: int) -> Route:
-        route: Route = await self._call("place", gateway, name, queued)
+    async def place(self, gateway: str, name: str, queued: int, running: int) -> Route:
+        route: Route = await self._call("place", gateway, name, queued, running)
         return route
 
     async def watch(self) -> AsyncIterator[RoutingTable]:

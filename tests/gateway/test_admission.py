@@ -37,12 +37,14 @@ class Scheduler:
         self.known = known
         self.replicas: tuple[RouteReplica, ...] = ()
         self.queued: list[int] = []
+        self.running: list[int] = []
         self.called = asyncio.Event()
         self.error: AttachError | None = None
         self.settles = False
 
-    async def place(self, name: str, queued: int) -> Route:
+    async def place(self, name: str, queued: int, running: int) -> Route:
         self.queued.append(queued)
+        self.running.append(running)
         self.called.set()
         if self.error is not None:
             raise self.error
@@ -215,6 +217,21 @@ def test_admission_demand_that_the_scheduler_settled_is_not_withdrawn() -> None:
             await asyncio.sleep(0)
 
         assert scheduler.queued == [1]
+
+    run(scenario())
+
+
+def test_admission_tells_which_slots_are_taken_already() -> None:
+    async def scenario() -> None:
+        admission, scheduler = build(cold_start_timeout_s=0.05)
+        scheduler.replicas = (RouteReplica("w1", False),)
+        for _ in range(2):  # as many as there are slots
+            await admission.acquire("m")
+        with pytest.raises(ColdStartTimeoutError):
+            await admission.acquire("m")
+
+        assert scheduler.running[0] == 0
+        assert 2 in scheduler.running
 
     run(scenario())
 

@@ -109,12 +109,19 @@ def test_cluster_has_room_for_what_its_replicas_do_not_run() -> None:
     cluster, _ = build(replica("a", ongoing=5))
     limit = cluster.models["a"].record.spec.autoscaling.max_ongoing_requests
 
-    assert cluster.has_room("a", limit - 5)
-    assert not cluster.has_room("a", limit - 4)
+    assert cluster.has_room("a", limit - 5, 5)
+    assert not cluster.has_room("a", limit - 4, 5)
 
 
 def test_cluster_has_no_room_in_a_replica_that_leaves() -> None:
     cluster, worker = build(replica("a"))
     worker.leaving.add("a-1")
 
-    assert not cluster.has_room("a", 1)
+    assert not cluster.has_room("a", 1, 0)
+
+
+def test_cluster_has_no_room_in_slots_that_no_report_shows_yet() -> None:
+    cluster, _ = build(replica("a"))
+    limit = cluster.models["a"].record.spec.autoscaling.max_ongoing_requests
+
+    assert not cluster.has_room("a", 1, limit)

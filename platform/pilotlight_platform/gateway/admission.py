@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pilotlight_platform.errors import (
     ColdStartTimeoutError,
@@ -22,7 +22,7 @@ logger = logging.getLogger("pilotlight.gateway")
 
 _REASSERT_S = 1.0
 
-PlaceCall = Callable[[str, int], Awaitable[Route]]  # (model, queued) -> route
+PlaceCall = Callable[[str, int, int], Awaitable[Route]]  # (model, queued, running) -> route
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,8 @@ class Admission:
             while queue.waiting:
                 queue.changed.clear()
                 try:
-                    route = await self._place(name, len(queue.waiting))
+                    running = self._running(name, queue)
+                    route = await self._place(name, len(queue.waiting), running)
                 except PlatformError as error:
                     self._fail(queue, error)
                     settled = False
@@ -217,7 +218,7 @@ class Admission:
                     except TimeoutError:
                         pass
             if not settled:
-                await self._place(name, 0)  # nothing waits any more
+                await self._place(name, 0, 0)  # nothing waits any more
         except PlatformError as error:
             logger.info("demand_not_withdrawn model=%s reason=%s", name, error)
         except Exception as error:
@@ -231,7 +232,12 @@ class Admission:
     def _adopt(self, name: str, route: Route) -> None:
         known = self._table.routes.get(name)
         if known is not None and known.record.revision.id == route.record.revision.id:
-            self._table.routes[name] = route
+            self._table.routes[name] = replace(route, settled=False)  # that was of this call
+
+    def _running(self, name: str, queue: _Queue) -> int:
+        """Requests that have a slot on the present revision."""
+        revision_id = self.route(name).record.revision.id
+        return sum(n for (_, revision), n in queue.running.items() if revision == revision_id)
 
     @staticmethod
     def _fail(queue: _Queue, error: PlatformError) -> None:

@@ -19,7 +19,6 @@ from pilotlight_platform.gateway.admission import Admission
 from pilotlight_platform.gateway.deploys import Deploys
 from pilotlight_platform.gateway.generator import Generator
 from pilotlight_platform.gateway.timelines import TimelineLog
-from pilotlight_platform.heap import freeze_heap
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.scheduler_client import SchedulerClient
 from pilotlight_platform.schemas.cluster import Route
@@ -56,9 +55,9 @@ class Services:
         client = SchedulerClient(scheduler)
         gateway_id = uuid.uuid4().hex
 
-        async def place(name: str, queued: int) -> Route:
+        async def place(name: str, queued: int, running: int) -> Route:
             try:
-                return await client.place(gateway_id, name, queued)
+                return await client.place(gateway_id, name, queued, running)
             except WorkerLostError:
                 # The scheduler restarts: what waits keeps waiting, within its own bound.
                 await asyncio.sleep(_RETRY_S)
@@ -70,7 +69,6 @@ class Services:
         return cls(settings, client, admission, timelines, generator, Deploys(settings, client))
 
     def start(self) -> None:
-        freeze_heap()
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._tidy())]
 
     async def close(self) -> None:

@@ -22,7 +22,6 @@ from pilotlight_platform.errors import (
     StoreError,
     WorkerLostError,
 )
-from pilotlight_platform.heap import freeze_heap
 from pilotlight_platform.latest import Latest
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.names import APP, WORKER
@@ -91,7 +90,6 @@ class Scheduler:
         self._pool: WorkerPool | None = None
         self._unsettled: set[str] = set()  # models whose row in the store may not be what is live
         self._changing = asyncio.Lock()  # of models: memory and store change together
-        freeze_heap()
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
 
@@ -176,9 +174,10 @@ class Scheduler:
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────
 
-    async def place(self, gateway: str, name: str, queued: int) -> Route:
+    async def place(self, gateway: str, name: str, queued: int, running: int) -> Route:
         """Note that *queued* requests wait at *gateway*, and answer where they can go.
 
+        *running* are those that have a slot there already, which no report may show yet.
         Waits up to 1 s for a first replica; the route may come without one, and says why then.
         Raises ModelNotFoundError, AttachError if the model cannot be attached anywhere.
         """
@@ -196,7 +195,7 @@ class Scheduler:
             pass
         model = self._model(name)  # it may have been deleted meanwhile, or deployed again
         route = self._cluster.route(name, found)
-        if not self._cluster.has_room(name, queued):
+        if not self._cluster.has_room(name, queued, running):
             return route
         # Taken back here: the gateway's own message would be handled beside the first prefill.
         model.want(gateway, 0, now())
@@ -351,8 +350,10 @@ class Scheduler:
 
     async def save(self) -> None:
         """Save what was learned; the platform is about to stop. Raises StoreError."""
-        await self._memory.save()
-        await self._log.flush()
+        try:
+            await self._memory.save()
+        finally:
+            await self._log.flush()
 
     async def configure(self, name: str, config: AutoscalingConfig) -> int:
         """Give *name* other autoscaling settings in place: no replica starts anew for it.

@@ -31,7 +31,6 @@ from pilotlight_platform.errors import (
     PlatformError,
     ReplicaGoneError,
 )
-from pilotlight_platform.heap import freeze_heap
 from pilotlight_platform.latest import Latest
 from pilotlight_platform.links import read_links
 from pilotlight_platform.logs import log_to
@@ -133,7 +132,6 @@ class Worker:
         self._encoders = ThreadPoolExecutor(
             _ENCODERS, "pilotlight-encode", initializer=compute_alone
         )
-        freeze_heap()
         self._attending = asyncio.create_task(self._attend())
 
     async def _attend(self) -> None:
