@@ -23,7 +23,7 @@ from pilotlight_platform.errors import DeployError, PlatformError, SourceError
 from pilotlight_platform.schemas.model import BakeDone, ModelSpec, Revision
 
 _MANIFEST = "revision.json"
-_MAX_TEXT_CHARACTERS = 4 << 20  # of a text to calibrate with; it takes the first windows of it
+_MAX_TEXT_CHARACTERS = 4 << 20  # of a text to calibrate with; its windows are from all over them
 
 
 def bake_revision(order: BakeOrder, report: Report) -> BakeDone:
