@@ -90,6 +90,19 @@ def test_bake_quantized_is_another_revision_and_says_so(sample: Path, tmp_path: 
     assert int8.nbytes < 0.5 * plain.nbytes
 
 
+def test_bake_quantized_by_an_older_version_is_not_used_again(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = {"quantization": "int8", "quantization_rounding": "nearest"}
+    first, _, _ = bake(sample, tmp_path, **wish)
+    later = revision_module.QUANTIZATION_VERSION + 1
+    monkeypatch.setattr(revision_module, "QUANTIZATION_VERSION", later)
+    second, reused, _ = bake(sample, tmp_path, **wish)
+
+    assert not reused
+    assert second.path != first.path
+
+
 def test_bake_of_a_quantized_source_names_its_method_and_the_readers_version(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX
 from pilotlight_platform.engine.weight_readers import directly_read
 
 # Raise it where the same source and wishes give other codes.
-QUANTIZATION_VERSION = 2
+QUANTIZATION_VERSION = 3
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
