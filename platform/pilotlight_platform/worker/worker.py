@@ -17,17 +17,16 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from pilotlight_loader import LoaderError
+from pilotlight_platform.engine.encoders import Encoders
 from pilotlight_platform.engine.executor import Engine
 from pilotlight_platform.engine.host_tier import HostTier
 from pilotlight_platform.engine.openmp import compute_alone
-from pilotlight_platform.engine.prompt import encode_prompt
 from pilotlight_platform.engine.rehearsal import rehearse
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.errors import (
     AttachError,
     EvictionRefusedError,
-    InvalidRequestError,
     PlatformError,
     ReplicaGoneError,
 )
@@ -43,7 +42,7 @@ from pilotlight_platform.schemas.cluster import (
 )
 from pilotlight_platform.schemas.generation import GenerationChunk, GenerationRequest
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.worker_pool import call, ray_errors, within
+from pilotlight_platform.worker_pool import call, ray_errors
 
 logger = logging.getLogger("pilotlight.worker")
 
@@ -54,8 +53,6 @@ _RECONNECT_S = 0.5
 _REPORT_DELAY_S = 0.1
 _MAX_BATCH = 256
 _INLINE_PROMPT_CHARS = 16_384  # about 5 ms
-_ENCODE_TIMEOUT_S = 30.0
-_ENCODERS = 2
 _STAGE_TIMEOUT_S = 600.0
 _BUILDERS = 32  # asyncio's own bound; some may wait for a detach
 
@@ -129,9 +126,7 @@ class Worker:
         self._host_tier = HostTier.open(settings.arena_path) if settings.arena_bytes else None
         links = read_links(settings.home)
         self._floors = {} if links is None else links.floors()
-        self._encoders = ThreadPoolExecutor(
-            _ENCODERS, "pilotlight-encode", initializer=compute_alone
-        )
+        self._encoders = Encoders()
         self._attending = asyncio.create_task(self._attend())
 
     async def _attend(self) -> None:
@@ -324,15 +319,7 @@ class Worker:
         if request.messages is None and len(request.prompt or "") <= _INLINE_PROMPT_CHARS:
             return request  # a hop costs as much as encoding these
         assert resident.replica is not None
-        loop = asyncio.get_running_loop()
-        skeleton = resident.replica.skeleton
-        encoding = loop.run_in_executor(self._encoders, encode_prompt, skeleton, request)
-        try:
-            ids = await within(_ENCODE_TIMEOUT_S, encoding)
-        except TimeoutError as error:
-            raise InvalidRequestError(
-                f"the prompt was not encoded within {_ENCODE_TIMEOUT_S:g} s: shorten it"
-            ) from error
+        ids = await self._encoders.encode(resident.replica.skeleton, request)
         return replace(request, prompt=None, messages=None, prompt_tokens=tuple(ids))
 
     async def _run(
@@ -381,7 +368,7 @@ class Worker:
 
     async def __del__(self) -> None:
         self._attending.cancel()
-        self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._encoders.close()
         await asyncio.to_thread(self._engine.close)
         if self._host_tier is not None:
             await asyncio.to_thread(self._host_tier.close)
