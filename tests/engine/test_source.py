@@ -171,6 +171,27 @@ def test_unused_weights_are_reported(bake, source):
     assert any("model.extra.weight" in message for _, message, *_ in bake.reports)
 
 
+def edit_config(source, **values):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | values))
+
+
+def test_more_layers_than_tensors_are_refused(bake, source):
+    """Before modules are built for them, which would take hours."""
+    edit_config(source, num_hidden_layers=10_000_000)
+
+    with pytest.raises(SourceError, match="10000000 layers, but the checkpoint has"):
+        bake()
+
+
+def test_fewer_layers_than_the_checkpoint_has_are_refused(bake, source):
+    """transformers would leave the last layers out, and the model would answer."""
+    edit_config(source, num_hidden_layers=2)
+
+    with pytest.raises(SourceError, match=r"such as model\.layers\.2\..*too small"):
+        bake()
+
+
 def test_broken_tokenizer_is_refused(bake, source):
     (source / "tokenizer.json").write_text("{}")
 

@@ -56,6 +56,7 @@ def check_source(source: Path, report: Report) -> CheckedSource:
         raise SourceError(str(error)) from error
     _refuse_remote_code(source)
     config = _read_config(source)
+    _refuse_absurd_depth(source, config, checkpoint)
     return CheckedSource(source, checkpoint, config, quantized_source(source, checkpoint))
 
 
@@ -83,6 +84,16 @@ def _read_config(source: Path) -> Any:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise SourceError(f"{path}: {model_type!r} is no causal language model")
     return config
+
+
+def _refuse_absurd_depth(source: Path, config: Any, checkpoint: Checkpoint) -> None:
+    """A layer has a weight at least; building the modules of a million layers takes hours."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > len(checkpoint.tensors):
+        raise SourceError(
+            f"{source / 'config.json'}: {layers} layers, but the checkpoint has "
+            f"{len(checkpoint.tensors)} tensors in all"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

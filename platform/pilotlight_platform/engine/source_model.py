@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,28 @@ def _load(source: Path, dtype: str) -> tuple[Any, list[str]]:
             names = ", ".join(sorted(map(str, info[problem]))[:5])
             kind = problem.replace("_", " ")
             raise SourceError(f"{source}: {len(info[problem])} {kind}, such as {names}")
+    _refuse_cut_model(source, model, info["unexpected_keys"])
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise SourceError(
             f"{source}: {type(model).__name__} keeps a state instead of keys and values, as Mamba "
             "and RWKV do: such models cannot be served yet"
         )
     return model.eval().requires_grad_(False), sorted(info["unexpected_keys"])
+
+
+def _refuse_cut_model(source: Path, model: Any, unused: Iterable[str]) -> None:
+    """Weights of more layers than the config asks for: it would answer, and not as it was trained.
+
+    What a model leaves out on purpose (extra layers for speculation) transformers does not name.
+    """
+    places = {_without_numbers(name) for name in model.state_dict()}
+    layers = sorted(name for name in unused if _without_numbers(name) in places)
+    if layers:
+        raise SourceError(
+            f"{source}: config.json makes a model without {len(layers)} of the weights, such as "
+            f"{layers[0]}: its number of layers (or experts) is too small"
+        )
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".#", name)
