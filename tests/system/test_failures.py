@@ -82,6 +82,24 @@ def test_delete_lets_a_running_stream_finish(platform: RunningPlatform, sample: 
     assert platform.complete("leaving").status_code == 404
 
 
+def test_delete_does_not_wait_for_the_deploy_of_another_model(
+    platform: RunningPlatform, sample: Path
+) -> None:
+    platform.deploy("unwanted", sample)
+    spec = {"name": "slow", "source": str(sample), "dtype": "float16"}
+    headers = {"accept": "application/x-ndjson"}
+    with platform.http.stream("PUT", "/api/models/slow", json=spec, headers=headers) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        deleted = platform.http.delete("/api/models/unwanted")
+        still_deploying = platform.http.get("/api/models/slow").status_code == 404
+        last = list(lines)[-1]
+
+    assert deleted.status_code == 204
+    assert still_deploying
+    assert '"live"' in last
+
+
 def test_redeploy_under_load_loses_no_request(
     platform: RunningPlatform, sample: Path, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ class Deploys:
         self._baker = BakeProcess()
         self._turn = asyncio.Lock()
         self._waiting = 0
-        self._tidying: asyncio.Task[None] | None = None  # kept: a task needs a reference
+        self._tidying: set[asyncio.Task[None]] = set()  # kept: a task needs a reference
 
     async def run(
         self, spec: ModelSpec
@@ -53,7 +53,7 @@ class Deploys:
                 except (asyncio.CancelledError, GeneratorExit):
                     # The client has gone, and its server cancels every wait in here: tidy up
                     # in a task of its own, which takes the next turn.
-                    self._tidying = asyncio.create_task(self.collect())
+                    self.collect_soon()
                     raise
                 except PlatformError:
                     await self._remove_unused()
@@ -61,6 +61,11 @@ class Deploys:
                 await self._remove_unused()
         finally:
             self._waiting -= 1
+
+    def collect_soon(self) -> None:
+        """collect() in the background: a deploy that is under way may have hours to go."""
+        self._tidying.add(task := asyncio.create_task(self.collect()))
+        task.add_done_callback(self._tidying.discard)
 
     async def collect(self) -> None:
         """Remove the checkpoints that no model uses; waits for deploys that may reuse one."""

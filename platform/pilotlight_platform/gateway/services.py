@@ -113,7 +113,7 @@ class Services:
 
     async def delete_model(self, name: str) -> None:
         await self.table_reached(await self.scheduler.delete_model(name))
-        await self.deploys.collect()
+        self.deploys.collect_soon()
 
     async def status(self) -> PlatformStatus:
         models = await self.scheduler.models()
