@@ -20,6 +20,13 @@ def free_port() -> int:
     return port
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `pytest -n`, all that runs Ray goes to one process: there is one platform a run."""
+    for item in items:
+        if item.get_closest_marker("system") or "platform" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama with a tokenizer and a chat template."""
