@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from pilotlight_loader.quantize.matrix import Kind, Scheme
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.rule import outer_layers, plan_schemes
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX
+from pilotlight_platform.engine.scratch import in_scratch
 from pilotlight_platform.engine.weight_readers import directly_read
 
 # Raise it where the same source and wishes give other codes.
@@ -124,15 +125,22 @@ def quantization_name(
 
 
 def restore_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:
-    """Give *module*, which has all its weights, those that the codes in *baked* stand for."""
+    """Give *module*, which has all its weights, those that the codes in *baked* stand for.
+
+    They are many times the codes, and only compared with: they stay on the disk. Raises
+    DiskFullError.
+    """
     with baked.map() as mapped:
         tensors = mapped.tensors()
-        for name, stored in baked.quantized.items():
-            matrix = cpu_layout.matrix(
-                stored, tensors[name + CODES_SUFFIX], tensors[name + SCALES_SUFFIX]
-            )
-            parameter = module.get_parameter(name)  # tied layers share it, and see its new data
-            parameter.data = matrix.dequantize().to(parameter.dtype)
+
+        def dequantized() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, stored in baked.quantized.items():
+                codes, scales = tensors[name + CODES_SUFFIX], tensors[name + SCALES_SUFFIX]
+                matrix = cpu_layout.matrix(stored, codes, scales)
+                yield name, matrix.dequantize().to(module.get_parameter(name).dtype)
+
+        for name, weight in in_scratch(dequantized(), baked.path.parent):
+            module.get_parameter(name).data = weight  # tied layers share it, and see its new data
 
 
 def take_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:
