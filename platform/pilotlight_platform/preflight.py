@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import psutil
 
 from pilotlight_platform.address import lock_path, read_address, remove_address
 from pilotlight_platform.errors import MachineError
+from pilotlight_platform.listening import listen
 from pilotlight_platform.settings import Settings
 
 _MIN_FREE_BYTES = 1 << 30
@@ -41,8 +40,8 @@ def check_machine(settings: Settings, patience_s: float = 0.0) -> None:
 
 def _check(settings: Settings) -> None:
     _check_disk(settings)
-    if settings.ray_address is None:  # else the port may be that of the cluster's own Serve
-        check_port(settings)
+    listen(settings).close()
+    if settings.ray_address is None:
         _check_ray()
 
 
@@ -89,23 +88,6 @@ def _check_disk(settings: Settings) -> None:
             f"{settings.home} has {free / 1e9:.1f} GB free, at least "
             f"{_MIN_FREE_BYTES / 1e9:.1f} GB are needed: free some, or choose another --home"
         )
-
-
-def check_port(settings: Settings) -> None:
-    """Raises MachineError if the gateway cannot listen where it should."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise MachineError(
-                    f"port {settings.port} is in use: choose another with --port"
-                ) from error
-            raise MachineError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-            ) from error
 
 
 def _check_ray() -> None:

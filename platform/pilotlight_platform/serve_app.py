@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
-from pilotlight_platform.gateway.app import create_app
-from pilotlight_platform.gateway.services import Services
-from pilotlight_platform.names import APP, GATEWAY, SCHEDULER, WORKER
+from pilotlight_platform.gateway.gateway import GRACE_S, Gateway
+from pilotlight_platform.names import GATEWAY, SCHEDULER, WORKER
 from pilotlight_platform.router import WorkerRouter
 from pilotlight_platform.scheduler.scheduler import Scheduler
 from pilotlight_platform.settings import Settings
@@ -22,8 +20,11 @@ _LAST_STREAMS_S = 30.0  # `down` must end within 60 s
 _HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 30.0}
 
 
-def build_app(settings: Settings, redis_url: str) -> Application:
-    """Everything that `pilotlight up` runs on Ray Serve."""
+def build_app(settings: Settings, redis_url: str, node: str) -> Application:
+    """Everything that `pilotlight up` runs on Ray Serve.
+
+    *node*: Ray's resource of the supervisor's node, where the gateway has to be for its socket.
+    """
     scheduler = serve.deployment(Scheduler).options(
         name=SCHEDULER,
         num_replicas=1,
@@ -42,17 +43,18 @@ def build_app(settings: Settings, redis_url: str) -> Application:
         request_router_config=RequestRouterConfig(request_router_class=WorkerRouter),
         **_HEALTH,
     )
-    gateway = serve.deployment(serve.ingress(_app_builder(settings))()).options(
+    gateway = serve.deployment(Gateway).options(
         name=GATEWAY,
         num_replicas=1,
         max_ongoing_requests=_MANY,
-        graceful_shutdown_timeout_s=5.0,
+        graceful_shutdown_timeout_s=GRACE_S + 2.0,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": {node: 0.001}},
         **_HEALTH,
     )
     scheduler_node = scheduler.bind(settings, redis_url)
-    app: Application = gateway.bind(scheduler_node, worker.bind(settings, scheduler_node))
+    worker_node = worker.bind(settings, scheduler_node)
+    app: Application = gateway.bind(settings, scheduler_node, worker_node)
     return app
 
 
@@ -82,17 +84,3 @@ def _size(settings: Settings, redis_url: str) -> dict[str, Any]:
         # Only for a busy worker that Serve takes although it was not foreseen.
         "graceful_shutdown_timeout_s": _LAST_STREAMS_S,
     }
-
-
-def _app_builder(settings: Settings) -> Any:
-    # Serve builds the app inside the gateway's process, so it must be a plain function.
-    def build() -> FastAPI:
-        return create_app(settings, lambda: _services(settings))
-
-    return build
-
-
-def _services(settings: Settings) -> Services:
-    scheduler = serve.get_deployment_handle(SCHEDULER, app_name=APP)
-    worker = serve.get_deployment_handle(WORKER, app_name=APP)
-    return Services.create(settings, scheduler, worker)

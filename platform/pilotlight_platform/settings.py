@@ -43,6 +43,12 @@ class Settings(BaseModel):
     )
     redis_url: str | None = Field(None, description="A Redis to use in place of the embedded one.")
     ray_address: str | None = Field(None, description="A running Ray cluster to join.")
+    serve_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of Ray Serve's own proxy, for other applications; default: none.",
+    )
     workers: int = Field(default_factory=_default_workers, ge=1, description="Warm workers.")
     pool: PoolConfig | None = Field(
         None, description="A pool that grows and shrinks, in place of a fixed number of workers."

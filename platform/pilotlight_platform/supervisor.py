@@ -7,13 +7,12 @@ import logging
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -33,8 +32,9 @@ from pilotlight_platform.address import (
 )
 from pilotlight_platform.errors import MachineError, PlatformError
 from pilotlight_platform.host_memory import host_memory
+from pilotlight_platform.listening import lent, listen
 from pilotlight_platform.names import APP, SCHEDULER
-from pilotlight_platform.preflight import check_machine, check_port, home_lock
+from pilotlight_platform.preflight import check_machine, home_lock
 from pilotlight_platform.serve_app import build_app
 from pilotlight_platform.settings import Settings
 from pilotlight_platform.store.embedded import EmbeddedRedis
@@ -47,6 +47,7 @@ _SAVE_TIMEOUT_S = 5.0
 _POLL_S = 0.1
 _LOOPBACK = "127.0.0.1"
 _STATUS_STEP_S = 1.0
+_READY_STEP_S = 1.0  # the socket takes a connection long before a gateway answers it
 
 # Ours is async throughout, so Serve's extra threads for blocking user code only add hand-overs
 # between threads: without them a cold request to a tiny model takes 30 ms instead of 36, a warm
@@ -80,6 +81,8 @@ def run_platform(
         stack.enter_context(home_lock(settings))
         stack.enter_context(_signals(stop))
         check_machine(settings, patience_s=_DYING_RAY_S)
+        listening = stack.enter_context(closing(listen(settings)))
+        stack.enter_context(lent(listening, settings.run_dir))
         stack.enter_context(host_memory(settings, stop, on_progress))
         on_progress("starting Redis")
         url = settings.redis_url or stack.enter_context(EmbeddedRedis(settings.redis_dir)).url
@@ -205,37 +208,22 @@ def _check_cluster(settings: Settings) -> None:
             f"the Ray cluster has {nodes} nodes, and the embedded Redis is for one: give "
             "--redis-url, and a --home that all nodes share"
         )
-    if not _serve_is_running():
-        check_port(settings)
-        return
-    try:
-        socket.create_connection((_local_host(settings), settings.port), timeout=5.0).close()
-    except OSError as error:
-        raise MachineError(
-            f"Ray Serve runs on that cluster, and not at {_url(settings)}: give its --host "
-            "and --port"
-        ) from error
 
 
 def _serve_is_running() -> bool:
-    return bool(serve.status().proxies)
+    status = serve.status()
+    return bool(status.proxies or status.applications)
 
 
 @contextmanager
 def _serve(settings: Settings, redis_url: str) -> Iterator[None]:
-    http = {
-        "host": settings.host,
-        "port": settings.port,
-        "request_timeout_s": None,  # each request has its own bounds; a stream may be long
-        "keep_alive_timeout_s": 75,
-    }
     joined = settings.ray_address is not None and _serve_is_running()
     try:
-        serve.start(proxy_location="HeadOnly", http_options=http)
-        app = build_app(settings, redis_url)
+        _start_serve(settings)
+        app = build_app(settings, redis_url, _own_node())
         try:
             serve.run_many(
-                [serve.RunTarget(app, name=APP, route_prefix="/")],
+                [serve.RunTarget(app, name=APP, route_prefix=None)],
                 # It would wait without bound: _wait_until_ready does instead.
                 wait_for_ingress_deployment_creation=False,
                 wait_for_applications_running=False,
@@ -246,6 +234,22 @@ def _serve(settings: Settings, redis_url: str) -> Iterator[None]:
         _save_learned()
     finally:
         _end_serve(settings, joined)
+
+
+def _start_serve(settings: Settings) -> None:
+    """Its proxy, which the gateway does not need, only where somebody asks for it."""
+    if settings.serve_port is None:
+        serve.start(proxy_location="Disabled")
+    else:
+        http = {"host": _LOOPBACK, "port": settings.serve_port}
+        serve.start(proxy_location="HeadOnly", http_options=http)
+
+
+def _own_node() -> str:
+    """Ray's resource that only the node of this process has."""
+    own = ray.get_runtime_context().get_node_id()
+    address = next(n["NodeManagerAddress"] for n in ray.nodes() if n["NodeID"] == own)
+    return f"node:{address}"
 
 
 def _save_learned() -> None:
@@ -271,7 +275,7 @@ def _wait_until_ready(settings: Settings, stop: threading.Event) -> None:
     deadline = time.monotonic() + _READY_TIMEOUT_S
     next_status = time.monotonic() + _STATUS_STEP_S
     reason: str | None = None
-    with httpx.Client(base_url=_url(settings), timeout=5.0, trust_env=False) as client:
+    with httpx.Client(base_url=_url(settings), timeout=_READY_STEP_S, trust_env=False) as client:
         while time.monotonic() < deadline and not stop.is_set():
             reason = _not_ready(client)
             if reason is None or time.monotonic() >= next_status:

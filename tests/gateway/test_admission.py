@@ -11,6 +11,7 @@ from pilotlight_platform.errors import (
     AttachError,
     ColdStartTimeoutError,
     ModelNotFoundError,
+    OverloadedError,
     QueueFullError,
 )
 from pilotlight_platform.gateway.admission import Admission
@@ -244,6 +245,19 @@ def test_admission_unknown_model_is_named() -> None:
             await admission.acquire("other")
 
     run(scenario())
+
+
+def test_admission_without_a_table_does_not_say_that_a_model_is_missing() -> None:
+    async def test() -> None:
+        admission = Admission(Scheduler(record()).place)
+        with pytest.raises(OverloadedError, match="not reached"):
+            admission.route("m")
+
+        admission.update(RoutingTable(0))
+        with pytest.raises(ModelNotFoundError):
+            admission.route("m")
+
+    run(test())
 
 
 def test_admission_older_table_is_ignored() -> None:

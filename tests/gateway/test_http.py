@@ -76,7 +76,7 @@ class Platform:
     async def place(self, name: str, queued: int) -> Route:
         return self.route()
 
-    def start(self) -> None: ...
+    async def start(self) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -441,6 +441,18 @@ def test_exception_after_the_response_began_cuts_it_off() -> None:
         asyncio.run(RequestContext(app)(scope, None, send))
 
     assert sent == ["http.response.start"]
+
+
+def test_request_id_of_the_caller_comes_back(gateway: Gateway) -> None:
+    answer = gateway.http.get("/v1/models", headers={"X-Request-Id": "theirs-1"})
+
+    assert answer.headers.get_list("X-Request-Id") == ["theirs-1"]
+
+
+def test_request_without_an_id_is_given_one(gateway: Gateway) -> None:
+    ids = {gateway.http.get("/v1/models").headers["X-Request-Id"] for _ in range(2)}
+
+    assert len(ids) == 2
 
 
 def test_bad_request_id_is_400(gateway: Gateway) -> None:

@@ -64,9 +64,17 @@ def test_taken_port_is_refused_at_once_where_no_ray_is(
     assert time.monotonic() - began_s < 5
 
 
-def test_joined_cluster_may_hold_the_port(settings: Settings) -> None:
+def test_joined_cluster_needs_a_free_port_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_live_processes", Processes(1000))  # the cluster's own
     joining = settings.model_copy(update={"ray_address": "auto"})
-    with socket.create_server(("127.0.0.1", settings.port)):
+
+    check_machine(joining)
+    with (
+        socket.create_server(("127.0.0.1", settings.port)),
+        pytest.raises(MachineError, match="in use"),
+    ):
         check_machine(joining)
 
 

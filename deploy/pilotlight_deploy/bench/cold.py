@@ -53,7 +53,9 @@ OnProgress = Callable[[str], None]
 def run(home: Path, *, runs: int, on_progress: OnProgress) -> BenchReport:
     """Measure, and report. Raises CliError if a side cannot be measured, MachineError."""
     settings = load(home / "bench", host="127.0.0.1", port=free_port(), workers=1)
-    settings = settings.model_copy(update={"redis_url": None, "ray_address": None})
+    settings = settings.model_copy(
+        update={"redis_url": None, "ray_address": None, "serve_port": free_port()}
+    )
     on_progress("writing the model (0.63 GB)")
     source = write_sample(home / "sample-bench", "bench").path
     on_progress("starting the platform")
@@ -68,7 +70,7 @@ def run(home: Path, *, runs: int, on_progress: OnProgress) -> BenchReport:
         on_progress("deploying the model: baking and verifying")
         live = [event for event in client.deploy(spec) if isinstance(event, DeployLive)]
         baked = Path(live[-1].model.record.revision.path)
-        bench = _Bench(client, address, source, baked, settings.threads_per_worker)
+        bench = _Bench(client, settings, source, baked)
         with _peer(address, source, settings.threads_per_worker):
             for turn in range(1, runs + 1):
                 bench.turn(turn, runs, on_progress)
@@ -86,17 +88,17 @@ class _Bench:
     def __init__(
         self,
         client: PlatformClient,
-        address: PlatformAddress,
+        settings: Settings,
         source: Path,
         baked: Path,
-        threads: int,
     ) -> None:
         self._client = client
-        self._url = address.url
+        self._url = f"http://{settings.host}:{settings.port}"
+        self._peer_url = f"http://{settings.host}:{settings.serve_port}/{_PEER}"
         self._source = source / "model.safetensors"
         # A worker attaches one of the baked ones, whichever fits its kernel.
         self._files = [*baked.glob("model*.safetensors"), self._source]
-        self._threads = threads
+        self._threads = settings.threads_per_worker
         self._ttft_s: dict[str, list[float]] = {}
         self.cases: list[dict[str, Any]] = []
 
@@ -148,7 +150,7 @@ class _Bench:
         self._note(case, measured, spans=_spans(timeline))
 
     def _peer(self, case: str) -> None:
-        measured = first_token(f"{self._url}/{_PEER}/v1/completions", _question(), {})
+        measured = first_token(f"{self._peer_url}/v1/completions", _question(), {})
         self._note(case, measured)
 
     def _note(self, case: str, measured: FirstToken, **details: Any) -> None:

@@ -1,7 +1,7 @@
 """What people do today: a Ray Serve deployment that loads a model with transformers, from zero.
 
 Written and configured as Ray's and transformers' own documentation advises. It runs in the same
-Ray cluster, behind the same HTTP proxy and with the same number of threads as the platform.
+Ray cluster, behind Ray Serve's proxy, with the same number of threads as the platform.
 """
 
 import json

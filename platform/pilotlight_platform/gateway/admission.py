@@ -12,6 +12,7 @@ from pilotlight_platform.errors import (
     ColdStartTimeoutError,
     EngineError,
     ModelNotFoundError,
+    OverloadedError,
     PlatformError,
     QueueFullError,
 )
@@ -80,8 +81,10 @@ class Admission:
         self._table = RoutingTable(-1, self._table.routes, self._table.workers)
 
     def route(self, name: str) -> Route:
-        """The live model of that name. Raises ModelNotFoundError."""
+        """The live model of that name. Raises ModelNotFoundError, or OverloadedError if unknown."""
         route = self._table.routes.get(name)
+        if route is None and self._table.version < 0:
+            raise OverloadedError("The scheduler is not reached: which models there are is unknown")
         if route is None:
             raise ModelNotFoundError(
                 f"There is no model {name!r}. `pilotlight list` or GET /v1/models shows them."

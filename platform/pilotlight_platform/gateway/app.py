@@ -13,6 +13,7 @@ from pilotlight_platform.errors import PlatformError
 from pilotlight_platform.gateway import admin_routes, health_routes, openai_routes
 from pilotlight_platform.gateway.auth import Auth
 from pilotlight_platform.gateway.body_limit import BodyLimit
+from pilotlight_platform.gateway.disconnects import Disconnects
 from pilotlight_platform.gateway.error_responses import (
     on_http_error,
     on_platform_error,
@@ -31,8 +32,8 @@ def create_app(settings: Settings, make_services: Callable[[], Services]) -> Fas
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = make_services()
         app.state.services = services
-        services.start()
         try:
+            await services.start()
             yield
         finally:
             await services.close()
@@ -42,6 +43,7 @@ def create_app(settings: Settings, make_services: Callable[[], Services]) -> Fas
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Auth, settings=settings)
     app.add_middleware(RequestContext)
+    app.add_middleware(Disconnects)
     app.add_exception_handler(PlatformError, on_platform_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)

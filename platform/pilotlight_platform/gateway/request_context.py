@@ -19,10 +19,10 @@ _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class RequestContext:
-    """ASGI middleware: ``request.state.{request_id,at_s}``, Server-Timing on every response.
+    """ASGI middleware: ``request.state.{request_id,at_s}``; X-Request-Id and Server-Timing on
+    every response.
 
-    Ray Serve gives each request an X-Request-Id, or keeps the caller's, and sends it back with
-    the response; it is the id used here, so that ids can cross systems. An exception that nobody
+    A caller's own X-Request-Id is kept, so that ids can cross systems. An exception that nobody
     expected is logged, and answered without its details.
     """
 
@@ -35,18 +35,21 @@ class RequestContext:
             return
         at_s = time.time()
         started = False
+        request_id = Headers(scope=scope).get("x-request-id") or uuid.uuid4().hex
+        accepted = _ACCEPTED_ID.fullmatch(request_id) is not None
 
         async def timed(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
+                if accepted:
+                    headers["X-Request-Id"] = request_id
                 if "Server-Timing" not in headers:
                     headers["Server-Timing"] = f"total;dur={(time.time() - at_s) * 1e3:.2f}"
             await send(message)
 
-        request_id = Headers(scope=scope).get("x-request-id") or uuid.uuid4().hex
-        if not _ACCEPTED_ID.fullmatch(request_id):
+        if not accepted:
             await error_response(_bad_id())(scope, receive, timed)
             return
         scope.setdefault("state", {}).update(request_id=request_id, at_s=at_s)

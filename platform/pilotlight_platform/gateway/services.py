@@ -35,7 +35,7 @@ _TABLE_TIMEOUT_S = 10.0
 
 @dataclass(slots=True)
 class Services:
-    """Owns the gateway's background task; ``start`` and ``close`` belong to the app's lifespan."""
+    """Owns the gateway's background tasks; ``start`` and ``close`` belong to the app's lifespan."""
 
     settings: Settings
     scheduler: SchedulerClient
@@ -68,8 +68,10 @@ class Services:
         generator = Generator(admission, WorkerPool(worker), timelines)
         return cls(settings, client, admission, timelines, generator, Deploys(settings, client))
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Returns when it is known which models there are, at the latest after ten seconds."""
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._tidy())]
+        await self.table_reached(0)
 
     async def close(self) -> None:
         for task in self._tasks:
