@@ -20,6 +20,7 @@ def free_port() -> int:
     return port
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `pytest -n`, all that runs Ray goes to one process: there is one platform a run."""
     for item in items:

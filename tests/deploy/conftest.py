@@ -12,6 +12,12 @@ import pytest
 from pilotlight_platform.schemas.model import ModelRecord, ModelSpec, ModelStatus, Revision
 
 
+@pytest.fixture(autouse=True)
+def piped_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wide as for a pipe: `pytest -n` tells its processes the width of its own terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @dataclass
 class Reply:
     """What the server answers to one method and path."""
