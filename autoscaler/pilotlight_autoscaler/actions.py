@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import inf
 
-from pilotlight_autoscaler.decision import Attach, Detach, Drain, Rule, Unplaced
+from pilotlight_autoscaler.decision import Attach, Detach, Drain, Reason, Rule, Unplaced
 from pilotlight_autoscaler.draft import Draft
 from pilotlight_autoscaler.explain import (
     attach_reason,
     detach_reason,
+    detach_rule,
     drain_reason,
     obsolete_reason,
 )
@@ -69,7 +70,7 @@ class Actions:
         times = [
             _impatient_s(model, self._now_s)
             for model in short
-            if model.snapshot.queued and model.snapshot.retry_at_s <= self._now_s
+            if model.queued and model.snapshot.retry_at_s <= self._now_s
             if any(seat.view.capacity_bytes >= model.snapshot.nbytes for seat in seats)
         ]
         if times:
@@ -94,7 +95,11 @@ class Actions:
             if choice is None:
                 return
             seat, victims = choice
-            reason = attach_reason(model, draft.live(model), victims, self._now_s)
+            reason = (
+                attach_reason(model, draft.live(model), victims, self._now_s)
+                if draft.words
+                else Reason(model.name, model.rule, "")
+            )
             for idle in victims:
                 draft.remove(seat, idle)
                 if idle.owner is not None and idle.owner.leaves_at:
@@ -115,15 +120,19 @@ class Actions:
     def _permission(self, model: ModelView) -> Callable[[IdleReplica], bool]:
         """Whom *model* may evict: a queue almost anybody idle, a forecast what is worth less."""
         draft = self._draft
-        if model.snapshot.queued > 0:
+        if model.queued > 0:
             impatient = self._now_s >= _impatient_s(model, self._now_s)
             return lambda idle: draft.evictable(idle, impatient=impatient)
         if model.rule is Rule.PREWARM:
             age_s = self._now_s - (model.learned.idle_since_s or self._now_s)
-            worth = draft.rules.hysteresis * draft.rules.residency.index(model, age_s)
+            # Worked out for each that may be evicted: where there is room, nobody asks.
             return lambda idle: (
                 draft.evictable(idle, impatient=False)
-                and (draft.leaves(idle) or idle.index < worth)
+                and (
+                    draft.leaves(idle)
+                    or idle.index
+                    < draft.rules.hysteresis * draft.rules.residency.index(model, age_s)
+                )
             )
         return draft.leaves
 
@@ -152,7 +161,11 @@ class Actions:
                 if draft.ready(model) <= model.keep:
                     break
                 draft.leave(worker_id, model.live[worker_id], model)
-                reason = detach_reason(model, worker_id, self._look, now_s)
+                reason = (
+                    detach_reason(model, worker_id, self._look, now_s)
+                    if draft.words
+                    else Reason(name, detach_rule(model), "")
+                )
                 yield since_s, Detach(name, revision_id, worker_id, reason)
             if due:
                 self.step(model)
@@ -180,19 +193,19 @@ class Actions:
 def _in_order(models: list[ModelView], now_s: float) -> tuple[list[ModelView], list[ModelView]]:
     """Models with a queue, then the others; without those that may not be tried yet."""
     allowed = [each for each in models if each.snapshot.retry_at_s <= now_s]
-    waiting = [each for each in allowed if each.snapshot.queued > 0]
+    waiting = [each for each in allowed if each.queued > 0]
     waiting.sort(key=lambda each: (_oldest_s(each, now_s), each.name))
-    others = [each for each in allowed if each.snapshot.queued <= 0]
+    others = [each for each in allowed if each.queued <= 0]
     others.sort(key=lambda each: (each.rule is Rule.PREWARM, each.ongoing == 0, each.name))
     return waiting, others
 
 
 def _oldest_s(model: ModelView, now_s: float) -> float:
-    oldest_s = model.snapshot.oldest_queued_since_s
+    oldest_s = model.oldest_queued_since_s
     return now_s if oldest_s is None else min(oldest_s, now_s)
 
 
 def _impatient_s(model: ModelView, now_s: float) -> float:
     """From here its queue has waited longer than a cold start."""
-    oldest_s = model.snapshot.oldest_queued_since_s
+    oldest_s = model.oldest_queued_since_s
     return (now_s if oldest_s is None else oldest_s) + model.cold_start_s

@@ -13,14 +13,13 @@ carried out and asked again at the same time, it decides nothing more.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-from math import inf, isfinite
+from math import inf
 
 from pilotlight_autoscaler.actions import Actions
 from pilotlight_autoscaler.checks import require
 from pilotlight_autoscaler.decision import Attach, Decision, Detach, Drain, Reason, Rule, Unplaced
 from pilotlight_autoscaler.draft import Draft
-from pilotlight_autoscaler.errors import ClockError, InputError
+from pilotlight_autoscaler.errors import ClockError
 from pilotlight_autoscaler.explain import hold_reason
 from pilotlight_autoscaler.keep_alive import Windows
 from pilotlight_autoscaler.learned import Learned
@@ -40,6 +39,7 @@ from pilotlight_autoscaler.snapshot import (
     WorkerSnapshot,
 )
 from pilotlight_autoscaler.state import PolicyState
+from pilotlight_autoscaler.watch import Watch
 
 _QUIET = Decision()
 
@@ -47,19 +47,19 @@ _QUIET = Decision()
 class Autoscaler:
     """The one Policy of production. See ``Policy`` for what each method is told."""
 
-    def __init__(self, pool: PoolConfig | None = None, rules: Rules | None = None) -> None:
+    def __init__(
+        self, pool: PoolConfig | None = None, rules: Rules | None = None, *, words: bool = True
+    ) -> None:
+        """Without *words* it decides the same, and its reasons have no texts: nobody reads them."""
         self._rules = rules or Rules()
+        self._words = words
         self._mirror = Mirror()
         self._look = Look(self._rules)
+        self._watch = Watch(self._mirror, self._look)
         self._lessons = Lessons(self._mirror, self._look)
         self._pool = Pool(pool or PoolConfig())
         self._look.max_prewarm_share = self._pool.config.max_prewarm_share
         self._decided_s = 0.0
-        self._due: list[tuple[float, str]] = []  # heap; an entry counts if its model says so too
-        self._lacking: set[str] = set()
-        self._leaving: set[str] = set()
-        self._rising: set[str] = set()  # their averages rise with time towards too high a load
-        self._draining: set[str] = set()
         self._unplaced: tuple[Unplaced, ...] = ()
         self._room_due_s = inf  # when what found no worker may evict
 
@@ -73,8 +73,7 @@ class Autoscaler:
 
     def remove_model(self, name: str) -> None:
         self._mirror.remove_model(name)
-        for names in (self._lacking, self._leaving, self._draining, self._rising):
-            names.discard(name)
+        self._watch.forget(name)
 
     def update_worker(self, worker: WorkerSnapshot) -> None:
         self._mirror.update_worker(worker)
@@ -117,26 +116,26 @@ class Autoscaler:
 
         Raises InputError if *now_s* is not a time, ClockError if it is before the last decision.
         """
-        if not isfinite(now_s):
-            raise InputError(f"now_s must be a finite number of seconds, not {now_s}")
-        require(now_s, "now_s")
+        if not 0 <= now_s < inf:
+            require(now_s, "now_s")
         if now_s < self._decided_s:
             raise ClockError(
                 f"now_s went back from {self._decided_s} to {now_s}: give the later of the two"
             )
         self._decided_s = now_s
-        mirror = self._mirror
-        acts, reasons = self._look_at_changes(now_s)
-        if self._lacking:
+        mirror, watch = self._mirror, self._watch
+        acts = watch.round(now_s)
+        reasons = self._new_reasons(now_s) if self._words and watch.seen else ()
+        if watch.lacking:
             acts = acts or mirror.room_changed or now_s >= self._room_due_s
-        if acts or self._leaving or self._draining or mirror.obsolete:
+        if acts or watch.leaving or watch.draining or mirror.obsolete:
             return self._act(now_s, reasons)
         if mirror.pool_changed or now_s >= self._pool.due_s:
             return self._act(now_s, reasons)
         wake_s = self._wake_s(now_s)
         if wake_s is None and not self._unplaced and not reasons:
             return _QUIET
-        return Decision(unplaced=self._unplaced, reasons=tuple(reasons), wake_at_s=wake_s)
+        return Decision(unplaced=self._unplaced, reasons=reasons, wake_at_s=wake_s)
 
     def explain(self, name: str, now_s: float) -> Reason:
         """Why the model is as it is, and what would have been needed for something else."""
@@ -177,53 +176,16 @@ class Autoscaler:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────
 
-    def _look_at_changes(self, now_s: float) -> tuple[bool, list[Reason]]:
-        """Look at what changed or fell due: is anything to be done, and what is held back anew."""
-        mirror, due = self._mirror, self._due
-        names = mirror.changed
-        names |= self._rising
-        while due and due[0][0] <= now_s:
-            at_s, name = heappop(due)
-            view = mirror.models.get(name)
-            if view is not None and view.due_s == at_s:
-                view.due_s = inf
-                names.add(name)
-        acts, reasons = False, []
-        for name in sorted(names) if len(names) > 1 else names:
-            view = mirror.models.get(name)
-            if view is None:
-                continue
-            before = name in self._lacking
-            if self._look_at(view, now_s) or before:
-                acts = True  # also when it lacks nothing any more: the pool may want less
-            reason = self._new_reason(view, now_s)
-            if reason is not None:
-                reasons.append(reason)
-        names.clear()
-        return acts, reasons
-
-    def _look_at(self, view: ModelView, now_s: float) -> bool:
-        """Whether there may be something to do for the model."""
-        name, old_due_s = view.name, view.due_s
-        for worker_id in view.live:
-            self._mirror.workers[worker_id].idle = None
-        self._look.at(view, now_s)
-        if view.due_s != old_due_s and view.due_s < inf:
-            heappush(self._due, (view.due_s, name))
-        lacks = view.want > view.ready + view.attaching
-        goes = bool(view.leaves_at) and min(view.leaves_at.values()) <= now_s
-        (self._lacking.add if lacks else self._lacking.discard)(name)
-        (self._leaving.add if goes else self._leaving.discard)(name)
-        (self._draining.add if view.drains else self._draining.discard)(name)
-        (self._rising.add if view.rising else self._rising.discard)(name)
-        return lacks or goes or bool(view.drains)
+    def _new_reasons(self, now_s: float) -> tuple[Reason, ...]:
+        """Why nothing is done, for those of whom another rule holds than last time."""
+        found = (self._new_reason(view, now_s) for view in self._watch.seen)
+        return tuple(reason for reason in found if reason is not None)
 
     def _new_reason(self, view: ModelView, now_s: float) -> Reason | None:
-        """Why nothing is done, if that is another rule than last time."""
         live = view.ready + view.attaching
-        if view.want > live or view.name in self._leaving:
+        if view.want > live or view.name in self._watch.leaving:
             return None
-        steady = view.demand <= view.snapshot.config.target * live
+        steady = view.demand <= view.target * live
         rule: str = Rule.REST if live == 0 else Rule.HOLDS
         if steady and view.learned.rule == rule:
             return None
@@ -233,53 +195,47 @@ class Autoscaler:
         view.learned.rule = reason.rule
         return reason
 
-    def _act(self, now_s: float, reasons: list[Reason]) -> Decision:
-        mirror = self._mirror
-        draft = Draft(mirror, self._rules, now_s)
-        actions = Actions(draft, self._look)
-        lacking = [mirror.models[name] for name in sorted(self._lacking)]
-        attach = actions.attach(lacking) if lacking else ()
-        detach = actions.detach(sorted(self._leaving))
-        drain = actions.drain(sorted(self._draining))
-        evicted = [
-            mirror.models[name] for name in sorted(draft.removed) if name not in self._lacking
-        ]
-        short = [each for each in (*lacking, *evicted) if draft.missing(each) > 0]
-        for each in [each for each in short if each.rule is Rule.PREWARM]:
-            self._postpone(each, now_s)
-        short = [each for each in short if each.rule is not Rule.PREWARM]
-        self._lacking.update(each.name for each in short)  # also who lost one to an eviction
-        self._unplaced = actions.unplaced(short)
-        self._room_due_s = actions.room_due_s(short)
+    def _act(self, now_s: float, reasons: tuple[Reason, ...]) -> Decision:
+        mirror, watch = self._mirror, self._watch
+        draft = Draft(mirror, self._rules, now_s, words=self._words)
+        attach: tuple[Attach, ...] = ()
+        detach: tuple[Detach, ...] = ()
+        drain: tuple[Drain, ...] = ()
+        short: list[ModelView] = []
+        self._unplaced, self._room_due_s = (), inf
+        if watch.lacking or watch.leaving or watch.draining or mirror.obsolete:
+            actions = Actions(draft, self._look)
+            lacking = [mirror.models[name] for name in sorted(watch.lacking)]
+            attach = actions.attach(lacking) if lacking else ()
+            detach = actions.detach(sorted(watch.leaving))
+            drain = actions.drain(sorted(watch.draining))
+            short = self._short(draft, lacking)
+            if short:
+                watch.lacking.update(each.name for each in short)  # also who was evicted from
+                self._unplaced = actions.unplaced(short)
+                self._room_due_s = actions.room_due_s(short)
+            for order in (*attach, *detach, *drain):
+                view = mirror.models.get(order.model)
+                if view is not None:
+                    view.learned.rule = order.reason.rule
+            for name in draft.removed:  # a step down says when the next may be
+                watch.expect(mirror.models[name])
         pool = self._pool.decide(draft, short, now_s)
-        orders: tuple[Attach | Detach | Drain, ...] = (*attach, *detach, *drain)
-        for action in orders:
-            view = mirror.models.get(action.model)
-            if view is not None:
-                view.learned.rule = action.reason.rule
-        for name in draft.removed:  # a step down says when the next may be
-            if mirror.models[name].due_s < inf:
-                heappush(self._due, (mirror.models[name].due_s, name))
         # Orders hold until they are told of as carried out.
-        mirror.room_changed = bool(orders)
+        mirror.room_changed = bool(attach or detach or drain)
         mirror.pool_changed = False
-        return Decision(
-            attach, detach, drain, self._unplaced, pool, tuple(reasons), self._wake_s(now_s)
-        )
+        return Decision(attach, detach, drain, self._unplaced, pool, reasons, self._wake_s(now_s))
 
-    def _postpone(self, view: ModelView, now_s: float) -> None:
-        """A forecast found no room: try again soon, not at every event."""
-        self._look.postpone(view, now_s)
-        self._lacking.discard(view.name)
-        heappush(self._due, (view.due_s, view.name))
+    def _short(self, draft: Draft, lacking: list[ModelView]) -> list[ModelView]:
+        """Who found no room, the evicted among them; forecasts only try again soon."""
+        models, watch = self._mirror.models, self._watch
+        others = [models[name] for name in sorted(draft.removed) if name not in watch.lacking]
+        short = [each for each in (*lacking, *others) if draft.missing(each) > 0]
+        for each in short:
+            if each.rule is Rule.PREWARM:
+                watch.postpone(each, draft.now_s)
+        return [each for each in short if each.rule is not Rule.PREWARM]
 
     def _wake_s(self, now_s: float) -> float | None:
-        due, models = self._due, self._mirror.models
-        while due:
-            at_s, name = due[0]
-            view = models.get(name)
-            if view is not None and view.due_s == at_s:
-                break
-            heappop(due)
-        wake_s = min(due[0][0] if due else inf, self._room_due_s, self._pool.due_s)
+        wake_s = min(self._watch.due_s(), self._room_due_s, self._pool.due_s)
         return wake_s if now_s < wake_s < inf else None

@@ -28,7 +28,7 @@ def occupied_replicas(model: ModelView, floor: int) -> int:
     Queued requests are about to enter the replicas, so with any of them nothing is headroom.
     """
     config = model.snapshot.config
-    per_replica = config.target if model.snapshot.queued else config.max_ongoing_requests
+    per_replica = model.target if model.queued else config.max_ongoing_requests
     return max(floor, replicas_for(model.demand, per_replica, config.max_replicas))
 
 
@@ -45,15 +45,15 @@ def wanted_replicas(model: ModelView, floor: int, now_s: float) -> tuple[int, Ru
     limit = config.max_replicas
     want, rule = floor, Rule.FLOOR
     if live == 0:
-        asked = replicas_for(load, config.target, limit)
+        asked = replicas_for(load, model.target, limit)
         return (asked, Rule.FROM_ZERO) if asked > floor else (floor, rule)
-    if load > config.target * live:
+    if load > model.target * live:
         want, rule = _most((want, rule), _averages(model, live, lasting, now_s))
-        if model.snapshot.queued:
-            at_once = replicas_for(lasting, config.target, limit)
+        if model.queued:
+            at_once = replicas_for(lasting, model.target, limit)
             want, rule = _most((want, rule), (at_once, Rule.QUEUE))
     else:
-        want, rule = _most((want, rule), (replicas_for(load, config.target, limit), Rule.HOLDS))
+        want, rule = _most((want, rule), (replicas_for(load, model.target, limit), Rule.HOLDS))
     if now_s < learned.panic_until_s:
         want, rule = _most((want, rule), (learned.panic_replicas, Rule.PANIC))
     else:
@@ -66,7 +66,7 @@ def kept_replicas(model: ModelView, want: int, now_s: float) -> int:
     learned, config = model.learned, model.snapshot.config
     if now_s < learned.panic_until_s:
         return max(want, model.ready)
-    return max(want, replicas_for(model.demand, config.target, config.max_replicas))
+    return max(want, replicas_for(model.demand, model.target, config.max_replicas))
 
 
 def ended_meanwhile(model: ModelView, live: int) -> float:
@@ -74,7 +74,7 @@ def ended_meanwhile(model: ModelView, live: int) -> float:
     service_s = model.service_s
     if service_s <= 0:
         return 0.0
-    return live * model.snapshot.config.target * model.cold_start_s / service_s
+    return live * model.target * model.cold_start_s / service_s
 
 
 def lasting_load(model: ModelView, live: int) -> float:
@@ -82,22 +82,22 @@ def lasting_load(model: ModelView, live: int) -> float:
     served before: it counts only as far as it fills the replicas that are there.
     """
     demand = model.demand
-    if live == 0 or not model.snapshot.queued:
+    if live == 0 or not model.queued:
         return demand
-    left = max(0.0, model.snapshot.queued - ended_meanwhile(model, live))
-    return max(min(demand, live * model.snapshot.config.target), model.ongoing + left)
+    left = max(0.0, model.queued - ended_meanwhile(model, live))
+    return max(min(demand, live * model.target), model.ongoing + left)
 
 
 def _averages(model: ModelView, live: int, lasting: float, now_s: float) -> tuple[int, Rule]:
     config, learned = model.snapshot.config, model.learned
     panic, limit = config.panic, config.max_replicas
-    stable = replicas_for(learned.load.mean(now_s), config.target, limit)
-    sudden = replicas_for(learned.load.mean(now_s, panic.window_s), config.target, limit)
-    oldest_s = model.snapshot.oldest_queued_since_s
-    late = bool(model.snapshot.queued) and oldest_s is not None
+    stable = replicas_for(learned.load.mean(now_s), model.target, limit)
+    sudden = replicas_for(learned.load.mean(now_s, panic.window_s), model.target, limit)
+    oldest_s = model.oldest_queued_since_s
+    late = bool(model.queued) and oldest_s is not None
     late = late and now_s >= (oldest_s or 0.0) + panic.queue_slo_s
     if late:
-        sudden = replicas_for(lasting, config.target, limit)
+        sudden = replicas_for(lasting, model.target, limit)
     if late or sudden >= panic.threshold * live:
         learned.panic_until_s = now_s + panic.stable_window_s
         learned.panic_replicas = max(learned.panic_replicas, sudden)

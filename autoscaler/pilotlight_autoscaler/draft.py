@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from math import inf
 
 from pilotlight_autoscaler.gaps import BINS, EDGES_S, bin_of
@@ -41,12 +40,15 @@ class Seat:
 class Draft:
     """Seats of all workers, and how many replicas each model has gained and lost so far."""
 
-    def __init__(self, mirror: Mirror, rules: Rules, now_s: float) -> None:
+    __slots__ = ("_all", "_seats", "added", "mirror", "now_s", "removed", "rules", "words")
+
+    def __init__(self, mirror: Mirror, rules: Rules, now_s: float, *, words: bool = True) -> None:
         self.mirror = mirror
         self.rules = rules
         self.now_s = now_s
-        self.added: Counter[str] = Counter()
-        self.removed: Counter[str] = Counter()
+        self.words = words  # whether anybody reads why
+        self.added: dict[str, int] = {}
+        self.removed: dict[str, int] = {}
         self._seats: dict[str, Seat] = {}
         self._all: list[Seat] | None = None
 
@@ -69,7 +71,8 @@ class Draft:
         self._remove(self.seat(worker_id), replica, owner)
 
     def live(self, model: ModelView) -> int:
-        return model.ready + model.attaching + self.added[model.name] - self.removed[model.name]
+        live = model.ready + model.attaching
+        return live + self.added.get(model.name, 0) - self.removed.get(model.name, 0)
 
     def missing(self, model: ModelView) -> int:
         return model.want - self.live(model)
@@ -83,7 +86,7 @@ class Draft:
         return seat is not None and revision_id in seat.gone
 
     def ready(self, model: ModelView) -> int:
-        return model.ready - self.removed[model.name]
+        return model.ready - self.removed.get(model.name, 0)
 
     def idle(self, seat: Seat) -> list[IdleReplica]:
         """Replicas that could be evicted there, the least valuable first."""
@@ -117,7 +120,7 @@ class Draft:
         )
 
     def attach(self, seat: Seat, model: ModelView) -> None:
-        self.added[model.name] += 1
+        self.added[model.name] = self.added.get(model.name, 0) + 1
         seat.free_bytes -= model.snapshot.nbytes
         seat.free_slots -= 1
         seat.taken.add(model.snapshot.revision_id)
@@ -128,7 +131,7 @@ class Draft:
 
     def _remove(self, seat: Seat, replica: ReplicaSnapshot, owner: ModelView | None) -> None:
         if owner is not None:
-            self.removed[owner.name] += 1
+            self.removed[owner.name] = self.removed.get(owner.name, 0) + 1
         seat.free_bytes += replica.nbytes
         seat.free_slots += 1
         seat.gone.add(replica.revision_id)

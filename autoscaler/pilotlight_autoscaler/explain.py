@@ -21,12 +21,17 @@ def attach_reason(model: ModelView, has: int, victims: list[IdleReplica], now_s:
     return Reason(model.name, model.rule, text, inputs_of(model))
 
 
+def detach_rule(model: ModelView) -> Rule:
+    """By which rule an idle replica goes although nobody needs its room."""
+    return Rule.SURPLUS if model.keep > 0 else Rule.IDLE
+
+
 def detach_reason(model: ModelView, worker_id: str, look: Look, now_s: float) -> Reason:
-    """Why an idle replica goes although nobody needs its room."""
+    """Why it goes."""
     idle_s = now_s - idle_since_s(model.live[worker_id])
     config = model.snapshot.config
     surplus = model.keep > 0 or model.ready > 1
-    rule = Rule.SURPLUS if model.keep > 0 else Rule.IDLE
+    rule = detach_rule(model)
     if model.learned.prewarm_until_s is not None:
         text = f"idle for {idle_s:.1f} s, the request that it was started for did not come"
     elif config.idle_timeout_s is not None and config.downscale_delay_s is None:
@@ -50,7 +55,7 @@ def drain_reason(model: ModelView, now_s: float) -> Reason:
 def hold_reason(model: ModelView, look: Look, now_s: float) -> Reason:
     """Why nothing is done, and what would have been needed."""
     live = model.ready + model.attaching
-    target = model.snapshot.config.target
+    target = model.target
     if model.want > live:
         wait_s = max(0.0, model.snapshot.retry_at_s - now_s)
         text = f"wants {model.want}, has {live}; after a failed attach not before {wait_s:.1f} s"
@@ -74,7 +79,7 @@ def inputs_of(model: ModelView) -> tuple[tuple[str, float], ...]:
     """The numbers that rules look at."""
     learned = model.learned
     return (
-        ("queued", float(model.snapshot.queued)),
+        ("queued", float(model.queued)),
         ("ongoing", float(model.ongoing)),
         ("ready", float(model.ready)),
         ("attaching", float(model.attaching)),
@@ -89,7 +94,7 @@ def inputs_of(model: ModelView) -> tuple[tuple[str, float], ...]:
 
 def _load_text(model: ModelView) -> str:
     config = model.snapshot.config
-    return f"{model.snapshot.queued} queued + {model.ongoing} ongoing, target {config.target:g}"
+    return f"{model.queued} queued + {model.ongoing} ongoing, target {model.target:g}"
 
 
 def _bound_text(model: ModelView, now_s: float) -> str:
@@ -97,9 +102,9 @@ def _bound_text(model: ModelView, now_s: float) -> str:
     if model.rule is Rule.PANIC:
         window_s = config.panic.window_s
         return f", panic: {window_s:g} s mean {load.mean(now_s, window_s):.1f}"
-    if model.demand > config.target * model.want and model.want == config.max_replicas:
+    if model.demand > model.target * model.want and model.want == config.max_replicas:
         return f", max_replicas is {config.max_replicas}"
-    if model.rule is Rule.FLOOR and model.demand <= config.target * (model.want - 1):
+    if model.rule is Rule.FLOOR and model.demand <= model.target * (model.want - 1):
         name = "min_replicas" if model.want == config.min_replicas else "the schedule's floor"
         return f", {name} is {model.want}"
     return ""
@@ -141,8 +146,8 @@ def _short_of(model: ModelView, live: int) -> tuple[Rule, str]:
     config = model.snapshot.config
     if live >= config.max_replicas:
         return Rule.HOLDS, f"{_load_text(model)}: has {live}, max_replicas is {live}"
-    left = model.snapshot.queued - ended_meanwhile(model, live)
-    if model.snapshot.queued and left <= 0:
+    left = model.queued - ended_meanwhile(model, live)
+    if model.queued and left <= 0:
         return Rule.GUARD, (
             f"{_load_text(model)}: the {live} there end {ended_meanwhile(model, live):.1f} while "
             f"another starts ({model.cold_start_s:.1f} s); would start it for more queued than that"
@@ -150,7 +155,7 @@ def _short_of(model: ModelView, live: int) -> tuple[Rule, str]:
     mean = model.learned.load.mean(model.learned.load.seen_s)
     return Rule.HOLDS, (
         f"{_load_text(model)}: has {live}; would start one more at a "
-        f"{config.panic.stable_window_s:g} s mean above {config.target * live:g}, saw {mean:.1f}"
+        f"{config.panic.stable_window_s:g} s mean above {model.target * live:g}, saw {mean:.1f}"
     )
 
 

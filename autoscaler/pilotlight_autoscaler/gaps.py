@@ -38,7 +38,11 @@ class GapHistogram:
     def masses(self) -> list[float]:
         """Weight of each bin and of what lies beyond, with the prior; the newest gap weighs 1."""
         unit = 1 / self._increment
-        return [count * unit + prior for count, prior in zip(self.counts, _PRIOR, strict=True)]
+        found = list(_PRIOR)
+        for n, count in enumerate(self.counts):
+            if count:  # most models rest in a few bins
+                found[n] += count * unit
+        return found
 
     def dump(self) -> tuple[int, float, dict[int, float]]:
         """Gaps observed, the unit of the counts, and the counts that are not zero."""

@@ -7,13 +7,16 @@ counts as P = w * L * k more: so much is what losing a replica too early costs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pilotlight_autoscaler.gaps import BINS, EDGES_S, GapHistogram
 
 _LEAD_FACTOR, _LEAD_S = 1.1, 0.5  # a forecast replica is ready a little early
 
-_BACKWARD = tuple(range(BINS - 1, -1, -1))
-_WIDTHS_BACKWARD_S = tuple(EDGES_S[n + 1] - EDGES_S[n] for n in _BACKWARD)
+_EDGES_BACKWARD = tuple(range(BINS, 0, -1))
+_HALF_WIDTHS_S = tuple((EDGES_S[n] - EDGES_S[n - 1]) / 2 for n in _EDGES_BACKWARD)
+
+_Plan = tuple[int, Any]  # the edge at which the state changes, and the plan from there on
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +52,38 @@ def plan_gap(
     The first begins at 0 if the replica should stay at all. Two states (there, not there), one
     backward pass over the bins; moving from "not there" to "there" costs a load.
     """
-    masses = gaps.masses()
-    lost = break_even_s(cold_start_s, weight, burst)
-    there_next = gone_next = lost
-    surviving = masses[BINS]
-    leaves = [False] * (BINS + 1)  # at the upper edge of bin n - 1: let it go
-    loads = [False] * (BINS + 1)  # at the same edge: fetch it again
-    for n, mass, width_s in zip(_BACKWARD, masses[BINS - 1 :: -1], _WIDTHS_BACKWARD_S, strict=True):
+    backward = gaps.masses()[::-1]
+    lost_s = break_even_s(cold_start_s, weight, burst)
+    # Costs times the mass that gets so far: a step needs no division.
+    surviving = backward[0]
+    there = gone = surviving * lost_s
+    there_next: _Plan | None = None  # from here on: when the state changes, and what follows then
+    gone_next: _Plan | None = None
+    for edge, mass, half_width_s in zip(_EDGES_BACKWARD, backward[1:], _HALF_WIDTHS_S, strict=True):
+        reload = surviving * cold_start_s + there
+        stay = (surviving + surviving + mass) * half_width_s
         surviving += mass
-        hazard = mass / surviving
-        stays = 1 - hazard
-        there = width_s * (1 - hazard / 2)
-        reload = cold_start_s + there_next
-        if gone_next < there_next:
-            leaves[n + 1] = True
-            there += stays * gone_next
+        plan = there_next
+        if gone < there:
+            there, there_next = stay + gone, (edge, gone_next)
         else:
-            there += stays * there_next
-        if reload < gone_next:
-            loads[n + 1] = True
-            gone_next = hazard * lost + stays * reload
+            there += stay
+        if reload < gone:
+            gone, gone_next = mass * lost_s + reload, (edge, plan)
         else:
-            gone_next = hazard * lost + stays * gone_next
-        there_next = there
-    return _read(leaves, loads, there=there_next <= gone_next)
+            gone += mass * lost_s
+    return _spans(there_next, there=True) if there <= gone else _spans(gone_next, there=False)
 
 
-def _read(leaves: list[bool], loads: list[bool], *, there: bool) -> list[tuple[float, float]]:
+def _spans(plan: _Plan | None, *, there: bool) -> list[tuple[float, float]]:
+    """The ages that a plan spends in the state "there"."""
     spans: list[tuple[float, float]] = []
     since_s = 0.0
-    for n in range(1, BINS + 1):
-        if there and leaves[n]:
-            spans.append((since_s, EDGES_S[n]))
-            there = False
-        elif not there and loads[n]:
-            since_s, there = EDGES_S[n], True
+    while plan is not None:
+        edge, plan = plan
+        if there:
+            spans.append((since_s, EDGES_S[edge]))
+        since_s, there = EDGES_S[edge], not there
     if there:
         spans.append((since_s, EDGES_S[BINS]))
     return spans

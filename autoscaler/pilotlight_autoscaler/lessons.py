@@ -51,6 +51,7 @@ class Lessons:
         view = self._mirror.model(model)
         require(seconds, f"seconds of a cold start of model {model!r}")
         view.learned.cold_starts.add(tier, seconds)
+        view.measure()
         self._mirror.changed.add(model)
 
     def _judge(self, view: ModelView, gap_s: float) -> None:

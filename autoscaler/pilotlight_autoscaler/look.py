@@ -29,34 +29,29 @@ class Look:
     max_prewarm_share: float = 0.5
 
     def at(self, model: ModelView, now_s: float) -> None:
+        if model.only and not (model.queued or model.attaching):
+            if not model.ready:
+                self._at_zero(model, now_s)
+                return
+            # One step down may be of the replicas that it had before.
+            if model.ready == 1 and step(model, now_s)[1] is None:
+                self._at_only_replica(model, now_s)
+                return
         config, learned = model.snapshot.config, model.learned
-        if (
-            model.ready == config.max_replicas == 1
-            and not (config.min_replicas or config.schedule or model.attaching)
-            and not model.snapshot.queued
-            and step(model, now_s)[1] is None  # of the replicas that it had before
-        ):
-            self._at_only_replica(model, now_s)
-            return
         floor = floor_replicas(config, now_s)
         want, rule = wanted_replicas(model, floor, now_s)
         due_s = _schedule_due_s(model, now_s) if config.schedule else inf
         load = model.demand
         live = model.ready + model.attaching
-        model.rising = load > config.target * live and 0 < live < config.max_replicas
+        model.rising = load > model.target * live and 0 < live < config.max_replicas
         if model.rising:
             due_s = min(due_s, self._load_due_s(model, now_s))
         if live > 1:
             self._note_peak(model, now_s)
         model.forecast = None
         if live == 0 and load == 0:
-            if learned.prewarm_until_s is not None and now_s >= learned.prewarm_until_s:
-                learned.prewarm_until_s = None
-            if want == 0:
-                model.forecast, at_s = self._forecast(model, now_s)
-                due_s = min(due_s, at_s)
-                rule = Rule.REST if model.forecast is None else Rule.PREWARM
-                want = int(model.forecast is not None)
+            want, rule, at_s = self._want_ahead(model, want, rule, now_s)
+            due_s = min(due_s, at_s)
         model.want, model.rule = want, rule
         model.keep = kept_replicas(model, want, now_s)
         model.occupied = occupied_replicas(model, floor)
@@ -73,19 +68,52 @@ class Look:
             due_s = min(due_s, model.snapshot.retry_at_s)
         model.due_s = due_s
 
+    def _at_zero(self, model: ModelView, now_s: float) -> None:
+        """The same for a model that rests: only a forecast may want a replica."""
+        learned = model.learned
+        if learned.load.load or learned.load.since_s is None:
+            learned.load.observe(0.0, now_s)
+        model.rising, model.drains, model.occupied = False, (), 0
+        if model.leaves_at:
+            model.leaves_at = {}
+        want, model.rule, due_s = self._want_ahead(model, 0, Rule.FLOOR, now_s)
+        model.want = model.keep = want
+        if now_s < learned.panic_until_s:
+            due_s = min(due_s, learned.panic_until_s)
+        else:
+            learned.panic_replicas = 0
+        if want and now_s < model.snapshot.retry_at_s:
+            due_s = min(due_s, model.snapshot.retry_at_s)
+        model.due_s = due_s
+
+    def _want_ahead(
+        self, model: ModelView, want: int, rule: Rule, now_s: float
+    ) -> tuple[int, Rule, float]:
+        """What a model that rests wants, by which rule, and when to look again."""
+        learned = model.learned
+        if learned.prewarm_until_s is not None and now_s >= learned.prewarm_until_s:
+            learned.prewarm_until_s = None
+        if want:
+            return want, rule, inf
+        model.forecast, at_s = self._forecast(model, now_s)
+        if model.forecast is None:
+            return 0, Rule.REST, at_s
+        return 1, Rule.PREWARM, at_s
+
     def _at_only_replica(self, model: ModelView, now_s: float) -> None:
         """The same for the one replica that a model may have: no load asks for another."""
-        learned = model.learned
-        if learned.load.load:
-            learned.load.observe(0.0, now_s)  # its window says nothing here, and starts anew
-        busy = int(model.ongoing > 0)
-        model.want = model.keep = model.occupied = busy
-        model.rule = Rule.HOLDS if busy else Rule.FLOOR
+        if model.learned.load.load:
+            model.learned.load.observe(0.0, now_s)  # its window says nothing here, and starts anew
         model.rising, model.forecast, model.drains = False, None, ()
         model.due_s = inf
-        if busy:
-            model.leaves_at = {}
+        if model.ongoing:
+            model.want = model.keep = model.occupied = 1
+            model.rule = Rule.HOLDS
+            if model.leaves_at:
+                model.leaves_at = {}
             return
+        model.want = model.keep = model.occupied = 0
+        model.rule = Rule.FLOOR
         at_s = self.rest_s(model, now_s)
         model.leaves_at = dict.fromkeys(model.live, at_s)
         if at_s > now_s:
@@ -152,16 +180,16 @@ class Look:
         """The averages rise towards a load that is too high; a queue grows too old."""
         load, panic = model.learned.load, model.snapshot.config.panic
         due_s = inf if load.settled(now_s) else now_s + load.width_s
-        oldest_s = model.snapshot.oldest_queued_since_s
-        if model.snapshot.queued and oldest_s is not None:
+        oldest_s = model.oldest_queued_since_s
+        if model.queued and oldest_s is not None:
             late_s = oldest_s + panic.queue_slo_s
             due_s = min(due_s, late_s if late_s > now_s else inf)
         return due_s
 
     def _note_peak(self, model: ModelView, now_s: float) -> None:
         config, learned = model.snapshot.config, model.learned
-        stable = replicas_for(learned.load.mean(now_s), config.target, config.max_replicas)
-        wants = max(stable, replicas_for(model.demand, config.target, config.max_replicas))
+        stable = replicas_for(learned.load.mean(now_s), model.target, config.max_replicas)
+        wants = max(stable, replicas_for(model.demand, model.target, config.max_replicas))
         learned.peak.observe(wants, now_s, self._memory_s(model))
 
     def _memory_s(self, model: ModelView) -> float:

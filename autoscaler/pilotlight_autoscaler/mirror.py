@@ -57,7 +57,8 @@ class Mirror:
             self.adopt(view)
             self._recount(view)
         else:
-            old, view.snapshot = view.snapshot, model
+            old = view.snapshot
+            view.tell(model)
             window_s = model.config.panic.stable_window_s
             if window_s != old.config.panic.stable_window_s:
                 self.adopt(view)
@@ -70,19 +71,7 @@ class Mirror:
     def update_queue(self, model: str, queued: int, oldest_queued_since_s: float | None) -> None:
         view = self._model(model)
         check_queue(model, queued, oldest_queued_since_s)
-        old = view.snapshot
-        view.snapshot = ModelSnapshot(
-            old.name,
-            old.revision_id,
-            old.nbytes,
-            old.config,
-            queued,
-            oldest_queued_since_s,
-            old.cold_start_s,
-            old.service_s,
-            old.requests_per_s,
-            old.retry_at_s,
-        )
+        view.queued, view.oldest_queued_since_s = queued, oldest_queued_since_s
         self.changed.add(model)
 
     def remove_model(self, name: str) -> None:
@@ -165,7 +154,7 @@ class Mirror:
         if learned is None or learned.load.window_s != window_s:
             learned = self.learned[view.name] = _with_window(learned, Learned(window_s))
         view.learned = learned
-        view.windows_key = None
+        view.measure()
         if learned.prewarm_until_s is not None:
             self.prewarmed.add(view.name)
         self.changed.add(view.name)

@@ -6,7 +6,7 @@ from math import inf
 
 from pilotlight_autoscaler.decision import Rule
 from pilotlight_autoscaler.gaps import bin_of
-from pilotlight_autoscaler.keep_alive import Prewarm, break_even_s, lead_s
+from pilotlight_autoscaler.keep_alive import Prewarm, Windows, break_even_s, lead_s
 from pilotlight_autoscaler.learned import Learned
 from pilotlight_autoscaler.residency import residency_index, unknown_index
 from pilotlight_autoscaler.snapshot import ModelSnapshot, Phase, ReplicaSnapshot
@@ -21,29 +21,34 @@ class ModelView:
         "_index_key",
         "_indexes",
         "attaching",
+        "cold_start_s",
         "drains",
         "due_s",
         "forecast",
         "keep",
+        "lead_s",
         "learned",
         "leaves_at",
         "live",
         "name",
         "occupied",
+        "oldest_queued_since_s",
         "ongoing",
+        "only",
+        "queued",
         "ready",
         "rising",
         "rule",
         "share",
         "snapshot",
+        "target",
         "want",
         "windows",
-        "windows_key",
+        "windows_version",
     )
 
     def __init__(self, snapshot: ModelSnapshot, learned: Learned) -> None:
         self.name = snapshot.name
-        self.snapshot = snapshot
         self.learned = learned
         self.live: dict[str, ReplicaSnapshot] = {}  # by worker: current revision, not draining
         self.ready = self.attaching = self.ongoing = 0
@@ -56,10 +61,30 @@ class ModelView:
         self.forecast: Prewarm | None = None  # the window that is open now
         self.due_s = inf
         self.rising = False  # its load is above what its replicas are meant for
-        self.windows: object = None
-        self.windows_key: object = None
+        self.windows: Windows | None = None  # of `windows_version` of what was learned
+        self.windows_version = 0
         self._index_key: object = None
         self._indexes: dict[int, float] = {}
+        self.tell(snapshot)
+
+    def tell(self, snapshot: ModelSnapshot) -> None:
+        """Take over what is said of it. Its queue changes more often than the rest: see there."""
+        config = snapshot.config
+        self.snapshot = snapshot
+        self.queued = snapshot.queued
+        self.oldest_queued_since_s = snapshot.oldest_queued_since_s
+        self.target = config.target
+        # Whether it has one replica or none, by its requests and gaps alone.
+        self.only = config.max_replicas == 1 and not (config.min_replicas or config.schedule)
+        self.measure()
+
+    def measure(self) -> None:
+        """Work out anew what follows from its cold starts and its settings."""
+        starts, prior_s = self.learned.cold_starts, self.snapshot.cold_start_s
+        typical_s, slow_s = starts.typical_s(), starts.slow_s()
+        self.cold_start_s = prior_s if typical_s is None else typical_s  # L
+        self.lead_s = lead_s(prior_s if slow_s is None else slow_s)  # a forecast loads so far ahead
+        self.windows = None
 
     def count(self, worker_id: str, replica: ReplicaSnapshot, sign: int) -> None:
         """Add (1) or remove (-1) a live replica of the current revision."""
@@ -80,19 +105,7 @@ class ModelView:
     @property
     def demand(self) -> int:
         """Requests that wait or run."""
-        return self.snapshot.queued + self.ongoing
-
-    @property
-    def cold_start_s(self) -> float:
-        """L: the median measured, else what the snapshot thinks."""
-        measured = self.learned.cold_starts.typical_s()
-        return self.snapshot.cold_start_s if measured is None else measured
-
-    @property
-    def lead_s(self) -> float:
-        """How long ahead a forecast replica loads."""
-        slow = self.learned.cold_starts.slow_s()
-        return lead_s(self.snapshot.cold_start_s if slow is None else slow)
+        return self.queued + self.ongoing
 
     @property
     def service_s(self) -> float:

@@ -129,7 +129,7 @@ def _obstacle(seats: list[Seat], model: ModelView) -> tuple[str, bool]:
         if room is None
         else f"{needs}, at most {format_bytes(max(0, room))} is free"
     )
-    if snapshot.queued > 0:
+    if model.queued > 0:
         return f"{_busy(len(without))}: {lacks} and no more can be freed yet", False
     return f"{lacks} and without queued requests it evicts nothing", False
 

@@ -43,9 +43,7 @@ class CostAware(KeepAlive):
 
     def windows(self, model: ModelView) -> Windows:
         learned, config = model.learned, model.snapshot.config
-        starts = learned.cold_starts.added
-        key = (learned.version, starts, model.cold_start_s, model.lead_s, config)
-        if key == model.windows_key and isinstance(model.windows, Windows):
+        if model.windows is not None and model.windows_version == learned.version:
             return model.windows
         spans = [(0.0, model.break_even_s)]
         if learned.guard.active:
@@ -57,7 +55,7 @@ class CostAware(KeepAlive):
         found = to_windows(
             spans, lead_s=model.lead_s, min_s=keep_alive.min_s, max_s=keep_alive.max_s
         )
-        model.windows_key, model.windows = key, found
+        model.windows, model.windows_version = found, learned.version
         return found
 
     def at_least_s(self, model: ModelView) -> float:

@@ -1,0 +1,103 @@
+"""Which models to look at again, and what the looks have found: who lacks, who leaves."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import inf
+
+from pilotlight_autoscaler.look import Look
+from pilotlight_autoscaler.mirror import Mirror
+from pilotlight_autoscaler.model_view import ModelView
+
+
+class Watch:
+    """Looks at the models that were changed or have fallen due, and at no others."""
+
+    def __init__(self, mirror: Mirror, look: Look) -> None:
+        self._mirror = mirror
+        self._look = look
+        self._due: list[tuple[float, str]] = []  # heap; an entry counts if its model says so too
+        self.lacking: set[str] = set()
+        self.leaving: set[str] = set()
+        self.rising: set[str] = set()  # their averages rise with time towards too high a load
+        self.draining: set[str] = set()
+        self.seen: list[ModelView] = []  # in the latest round, by name
+
+    def forget(self, name: str) -> None:
+        """The model was removed."""
+        for names in (self.lacking, self.leaving, self.draining, self.rising):
+            names.discard(name)
+
+    def round(self, now_s: float) -> bool:
+        """Look at what has changed or fallen due; says whether anything is to be done for it."""
+        models, due = self._mirror.models, self._due
+        names = self._mirror.changed
+        if self.rising:
+            names |= self.rising
+        while due and due[0][0] <= now_s:
+            at_s, name = heappop(due)
+            view = models.get(name)
+            if view is not None and view.due_s == at_s:
+                view.due_s = inf
+                names.add(name)
+        self.seen.clear()
+        if not names:
+            return False
+        acts = False
+        for name in sorted(names) if len(names) > 1 else names:
+            view = models.get(name)
+            if view is None:
+                continue
+            before = name in self.lacking
+            if self._at(view, now_s) or before:
+                acts = True  # also when it lacks nothing any more: the pool may want less
+            self.seen.append(view)
+        names.clear()
+        return acts
+
+    def expect(self, view: ModelView) -> None:
+        """Look again when it says that it is due."""
+        if view.due_s < inf:
+            heappush(self._due, (view.due_s, view.name))
+
+    def postpone(self, view: ModelView, now_s: float) -> None:
+        """A forecast found no room: try again soon, not at every event."""
+        self._look.postpone(view, now_s)
+        self.lacking.discard(view.name)
+        self.expect(view)
+
+    def due_s(self) -> float:
+        """When the next model is due."""
+        due, models = self._due, self._mirror.models
+        while due:
+            at_s, name = due[0]
+            view = models.get(name)
+            if view is not None and view.due_s == at_s:
+                return at_s
+            heappop(due)
+        return inf
+
+    def _at(self, view: ModelView, now_s: float) -> bool:
+        """Whether there may be something to do for the model."""
+        name, old_due_s = view.name, view.due_s
+        for worker_id in view.live:
+            self._mirror.workers[worker_id].idle = None
+        self._look.at(view, now_s)
+        due_s = view.due_s
+        if due_s != old_due_s and due_s < inf:
+            heappush(self._due, (due_s, name))
+        lacks = view.want > view.ready + view.attaching
+        goes = bool(view.leaves_at) and min(view.leaves_at.values()) <= now_s
+        drains = bool(view.drains)
+        _file(self.lacking, name, lacks)
+        _file(self.leaving, name, goes)
+        _file(self.draining, name, drains)
+        _file(self.rising, name, view.rising)
+        return lacks or goes or drains
+
+
+def _file(names: set[str], name: str, is_one: bool) -> None:
+    if is_one:
+        names.add(name)
+    elif names:
+        names.discard(name)
