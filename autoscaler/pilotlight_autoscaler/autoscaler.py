@@ -27,7 +27,7 @@ from pilotlight_autoscaler.lessons import Lessons
 from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
-from pilotlight_autoscaler.pool import Pool
+from pilotlight_autoscaler.pool import Pool, needed_workers
 from pilotlight_autoscaler.pool_config import PoolConfig
 from pilotlight_autoscaler.rules import Rules
 from pilotlight_autoscaler.snapshot import (
@@ -130,12 +130,16 @@ class Autoscaler:
             acts = acts or mirror.room_changed or now_s >= self._room_due_s
         if acts or watch.leaving or watch.draining or mirror.obsolete:
             return self._act(now_s, reasons)
+        pool = None
         if mirror.pool_changed or now_s >= self._pool.due_s:
-            return self._act(now_s, reasons)
+            if watch.lacking:
+                return self._act(now_s, reasons)
+            pool = self._pool.decide(mirror, 0, 0, now_s)
+            mirror.pool_changed = False
         wake_s = self._wake_s(now_s)
-        if wake_s is None and not self._unplaced and not reasons:
+        if wake_s is None and pool is None and not self._unplaced and not reasons:
             return _QUIET
-        return Decision(unplaced=self._unplaced, reasons=reasons, wake_at_s=wake_s)
+        return Decision((), (), (), self._unplaced, pool, reasons, wake_s)
 
     def explain(self, name: str, now_s: float) -> Reason:
         """Why the model is as it is, and what would have been needed for something else."""
@@ -201,26 +205,29 @@ class Autoscaler:
         attach: tuple[Attach, ...] = ()
         detach: tuple[Detach, ...] = ()
         drain: tuple[Drain, ...] = ()
-        short: list[ModelView] = []
         self._unplaced, self._room_due_s = (), inf
-        if watch.lacking or watch.leaving or watch.draining or mirror.obsolete:
-            actions = Actions(draft, self._look)
-            lacking = [mirror.models[name] for name in sorted(watch.lacking)]
-            attach = actions.attach(lacking) if lacking else ()
+        actions = Actions(draft, self._look)
+        lacking = [mirror.models[name] for name in sorted(watch.lacking)]
+        if lacking:
+            attach = actions.attach(lacking)
+        if watch.leaving or mirror.obsolete:
             detach = actions.detach(sorted(watch.leaving))
+        if watch.draining:
             drain = actions.drain(sorted(watch.draining))
-            short = self._short(draft, lacking)
-            if short:
-                watch.lacking.update(each.name for each in short)  # also who was evicted from
-                self._unplaced = actions.unplaced(short)
-                self._room_due_s = actions.room_due_s(short)
-            for order in (*attach, *detach, *drain):
-                view = mirror.models.get(order.model)
-                if view is not None:
-                    view.learned.rule = order.reason.rule
-            for name in draft.removed:  # a step down says when the next may be
-                watch.expect(mirror.models[name])
-        pool = self._pool.decide(draft, short, now_s)
+        needed = 0
+        short = self._short(draft, lacking) if lacking or draft.removed else []
+        if short:
+            watch.lacking.update(each.name for each in short)  # also who was evicted from
+            self._unplaced = actions.unplaced(short)
+            self._room_due_s = actions.room_due_s(short)
+            needed = needed_workers(draft, short)
+        for order in (*attach, *detach, *drain):
+            view = mirror.models.get(order.model)
+            if view is not None:
+                view.learned.rule = order.reason.rule
+        for name in draft.removed:  # a step down says when the next may be
+            watch.expect(mirror.models[name])
+        pool = self._pool.decide(mirror, draft.filled() if attach else 0, needed, now_s)
         # Orders hold until they are told of as carried out.
         mirror.room_changed = bool(attach or detach or drain)
         mirror.pool_changed = False

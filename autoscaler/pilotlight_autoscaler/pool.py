@@ -6,6 +6,7 @@ from math import ceil, inf
 
 from pilotlight_autoscaler.decision import PoolTarget, Reason, Rule
 from pilotlight_autoscaler.draft import Draft
+from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.pool_config import PoolConfig
 from pilotlight_autoscaler.state import PoolState
@@ -21,17 +22,20 @@ class Pool:
         self.target: int | None = None
         self.due_s = inf
 
-    def decide(self, draft: Draft, lacking: list[ModelView], now_s: float) -> PoolTarget | None:
-        """The target, if it is another than last time. *lacking*: what found no worker."""
-        config, mirror = self.config, draft.mirror
-        used = len(mirror.workers) - len(mirror.vacancies) + draft.filled()
-        needed = _needed(draft, lacking)
+    def decide(self, mirror: Mirror, filled: int, needed: int, now_s: float) -> PoolTarget | None:
+        """The target, if it is another than last time.
+
+        *filled*: empty workers that get something now; *needed*: what queues lack.
+        """
+        config = self.config
+        least, most = config.min_workers, config.max_workers
+        used = len(mirror.workers) - len(mirror.vacancies) + filled
         spare = config.buffer_workers if used or needed else 0
         wanted = used + needed + spare
-        bounded = max(config.min_workers, min(wanted, config.max_workers))
+        bounded = max(least, min(wanted, most))
         target = self.peak.observe(bounded, now_s, config.idle_timeout_s)
-        # The bounds may have been changed since the peak.
-        target = max(config.min_workers, min(target, config.max_workers))
+        if not least <= target <= most:  # they may have been changed since the peak
+            target = max(least, min(target, most))
         self.due_s = self.peak.falls_s(config.idle_timeout_s) or inf
         if target == self.target:
             return None
@@ -54,8 +58,8 @@ class Pool:
         self.target = state.target
 
 
-def _needed(draft: Draft, lacking: list[ModelView]) -> int:
-    """Workers for what found no room. A worker takes one replica of a model."""
+def needed_workers(draft: Draft, lacking: list[ModelView]) -> int:
+    """Workers for those that found no room. A worker takes one replica of a model."""
     most, share = 0, 0.0
     for model in lacking:
         missing = draft.missing(model)

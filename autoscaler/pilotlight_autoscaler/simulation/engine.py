@@ -7,7 +7,6 @@ or after a tick, and then asked.
 from __future__ import annotations
 
 import itertools
-import math
 from array import array
 from collections.abc import Callable, Iterable
 from heapq import heappop
@@ -16,10 +15,11 @@ from typing import Protocol
 
 from pilotlight_autoscaler.protocol import Policy
 from pilotlight_autoscaler.simulation.actuator import Actuator
-from pilotlight_autoscaler.simulation.agenda import NEVER_US, Agenda, Once
+from pilotlight_autoscaler.simulation.agenda import NEVER_US, Agenda
 from pilotlight_autoscaler.simulation.errors import InvariantError, SettingError
 from pilotlight_autoscaler.simulation.machines import Model, Replica
 from pilotlight_autoscaler.simulation.meters import Meters
+from pilotlight_autoscaler.simulation.reports import Reports
 from pilotlight_autoscaler.simulation.setting import Setting
 from pilotlight_autoscaler.simulation.trace import US_PER_S, Trace
 from pilotlight_autoscaler.snapshot import Phase
@@ -71,13 +71,9 @@ class Simulation:
             on_ready=self._ready,
             on_gone=self._gone,
         )
-        self._deciding = Once(self._agenda, self._decide)
-        self._dirty: list[Replica] = []
-        self._dirty_queues: list[Model] = []
+        self._reports = Reports(policy, self._agenda, setting, self._arrival_us)
         self._added = array("i")  # models of the adversary's requests
         self._running = self._queued = 0
-        self._tick_us = round(setting.tick_s * US_PER_S)
-        self._report_us = round(setting.load_report_s * US_PER_S)
         self._delay_us = round(setting.metric_delay_s * US_PER_S)
 
     def run(self) -> Meters:
@@ -86,16 +82,22 @@ class Simulation:
         Raises InvariantError if a request is lost, a worker overfull or a busy replica stopped.
         """
         self._introduce()
-        heap, meters = self._agenda.heap, self.meters
-        arrival_us, model = self._trace.arrival_us, self._trace.model
+        agenda, meters = self._agenda, self.meters
+        heap, arrival_us, model = agenda.heap, self._trace.arrival_us, self._trace.model
         count, index = len(arrival_us), 0
         next_us = arrival_us[0] if count else NEVER_US
         for events in itertools.count():
-            if heap and heap[0][0] <= next_us:
-                now_us, _, act, about = heappop(heap)
-                if index >= count and self._over(now_us):
+            event_us = heap[0][0] if heap else NEVER_US
+            ask_us = agenda.decide_us
+            if event_us <= next_us and event_us <= ask_us and heap:
+                if index >= count and self._over(event_us):
                     break
-                act(now_us, about)
+                _, _, act, about = heappop(heap)
+                act(event_us, about)
+            elif ask_us <= next_us and ask_us < NEVER_US:
+                if index >= count and self._over(ask_us):
+                    break
+                self._decide(ask_us)
             elif index < count:
                 self._arrive(next_us, (index, model[index]))
                 index += 1
@@ -139,7 +141,7 @@ class Simulation:
             self._policy.update_worker(worker.snapshot())
         for model in self._models:
             self._policy.update_model(model.snapshot())
-        self._deciding.by(0)
+        self._agenda.decide_by(0)
 
     # --- requests
 
@@ -159,19 +161,17 @@ class Simulation:
             replica = ready[0] if len(ready) == 1 else min(ready, key=_ongoing)
             if replica.ongoing < model.max_ongoing:
                 self._start(now_us, index, replica)
-                self._touch(replica, now_us + self._report_us)
+                self._reports.load(replica, now_us)
                 return
         model.queue.append(index)
         self._queued += 1
         if self._delay_us:
             self._agenda.at(now_us + self._delay_us, self._queue_seen, model)
         else:
-            self._queue_seen(now_us, model)
+            self._reports.queue_grew(model, now_us)
 
     def _queue_seen(self, now_us: int, model: Model) -> None:
-        self._touch_queue(model)
-        first = len(model.queue) == 1 or not model.ready
-        self._deciding.by(now_us if first else now_us + self._tick_us)
+        self._reports.queue_grew(model, now_us)
 
     def _start(self, now_us: int, index: int, replica: Replica) -> None:
         model = replica.model
@@ -202,26 +202,26 @@ class Simulation:
         if model.queue and replica.phase is Phase.READY:
             self._serve_queue(now_us, replica)
         if replica.ongoing:
-            self._touch(replica, now_us + self._report_us)
+            self._reports.load(replica, now_us)
             return
         self.meters.served(replica, now_us)
         replica.idle_since_us = now_us
         if replica.phase is Phase.DRAINING:
             self._actuator.remove(now_us, replica)
-            self._deciding.by(now_us + self._tick_us)
+            self._reports.soon(now_us)
         else:
-            self._touch(replica, now_us + self._tick_us)
+            self._reports.state(replica, now_us)
 
     def _serve_queue(self, now_us: int, replica: Replica) -> None:
         queue, room = replica.model.queue, replica.model.max_ongoing - replica.ongoing
         for _ in range(min(room, len(queue))):
             self._queued -= 1
             self._start(now_us, queue.popleft(), replica)
-        self._touch_queue(replica.model)
+        self._reports.queue(replica.model)
 
     def _ready(self, now_us: int, replica: Replica) -> None:
         self._serve_queue(now_us, replica)
-        self._touch(replica, now_us + self._tick_us)
+        self._reports.state(replica, now_us)
 
     def _gone(self, now_us: int, replica: Replica) -> None:
         if self._adversary is None:
@@ -234,36 +234,7 @@ class Simulation:
             self._service_us.append(service_us)
             self._added.append(model)
 
-    # --- what the policy learns, and when it is asked
-
-    def _touch(self, replica: Replica, by_us: int) -> None:
-        if replica.reported:
-            replica.reported = False
-            self._dirty.append(replica)
-        if by_us < self._deciding.at_us:
-            self._deciding.by(by_us)
-
-    def _touch_queue(self, model: Model) -> None:
-        if model.queue_reported:
-            model.queue_reported = False
-            self._dirty_queues.append(model)
-
     def _decide(self, now_us: int) -> None:
-        self._report()
+        self._agenda.decide_us = NEVER_US
         self.meters.decisions += 1
-        decision = self._policy.decide(now_us / US_PER_S)
-        self._actuator.apply(now_us, decision)
-        if decision.wake_at_s is not None and math.isfinite(decision.wake_at_s):
-            self._deciding.by(max(now_us + 1, math.ceil(decision.wake_at_s * US_PER_S)))
-
-    def _report(self) -> None:
-        for replica in self._dirty:
-            replica.reported = True
-            if replica.present:
-                self._policy.update_replica(replica.worker.worker_id, replica.snapshot())
-        self._dirty.clear()
-        for model in self._dirty_queues:
-            model.queue_reported = True
-            oldest_s = self._arrival_us[model.queue[0]] / US_PER_S if model.queue else None
-            self._policy.update_queue(model.name, len(model.queue), oldest_s)
-        self._dirty_queues.clear()
+        self._actuator.apply(now_us, self._reports.decide(now_us))

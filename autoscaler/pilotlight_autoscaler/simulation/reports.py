@@ -1,0 +1,76 @@
+"""What a policy is told of a simulation, and when it is asked."""
+
+from __future__ import annotations
+
+from array import array
+from math import ceil, inf
+
+from pilotlight_autoscaler.decision import Decision
+from pilotlight_autoscaler.protocol import Policy
+from pilotlight_autoscaler.simulation.agenda import Agenda
+from pilotlight_autoscaler.simulation.machines import Model, Replica
+from pilotlight_autoscaler.simulation.setting import Setting
+from pilotlight_autoscaler.simulation.trace import US_PER_S
+
+
+class Reports:
+    """Replicas and queues that the policy does not know the state of; told before it decides."""
+
+    def __init__(
+        self, policy: Policy, agenda: Agenda, setting: Setting, arrival_us: array[int]
+    ) -> None:
+        self._policy = policy
+        self._agenda = agenda
+        self._arrival_us = arrival_us  # by request, as queues have them
+        self._replicas: list[Replica] = []
+        self._queues: list[Model] = []
+        self._tick_us = round(setting.tick_s * US_PER_S)
+        self._load_us = round(setting.load_report_s * US_PER_S)
+
+    def load(self, replica: Replica, now_us: int) -> None:
+        """A busy replica has more or less to do."""
+        self._changed(replica)
+        self._agenda.decide_by(now_us + self._load_us)
+
+    def state(self, replica: Replica, now_us: int) -> None:
+        """A replica is idle, or ready."""
+        self._changed(replica)
+        self._agenda.decide_by(now_us + self._tick_us)
+
+    def queue(self, model: Model) -> None:
+        if model.queue_reported:
+            model.queue_reported = False
+            self._queues.append(model)
+
+    def queue_grew(self, model: Model, now_us: int) -> None:
+        """At once if a request waits where none did, or where there is no replica."""
+        self.queue(model)
+        first = len(model.queue) == 1 or not model.ready
+        self._agenda.decide_by(now_us if first else now_us + self._tick_us)
+
+    def soon(self, now_us: int) -> None:
+        """Ask although there is nothing to tell."""
+        self._agenda.decide_by(now_us + self._tick_us)
+
+    def decide(self, now_us: int) -> Decision:
+        """Tell, ask, and note when to ask again."""
+        policy = self._policy
+        for replica in self._replicas:
+            replica.reported = True
+            if replica.present:
+                policy.update_replica(replica.worker.worker_id, replica.snapshot())
+        self._replicas.clear()
+        for model in self._queues:
+            model.queue_reported = True
+            oldest_s = self._arrival_us[model.queue[0]] / US_PER_S if model.queue else None
+            policy.update_queue(model.name, len(model.queue), oldest_s)
+        self._queues.clear()
+        decision = policy.decide(now_us / US_PER_S)
+        if decision.wake_at_s is not None and decision.wake_at_s < inf:
+            self._agenda.decide_by(max(now_us + 1, ceil(decision.wake_at_s * US_PER_S)))
+        return decision
+
+    def _changed(self, replica: Replica) -> None:
+        if replica.reported:
+            replica.reported = False
+            self._replicas.append(replica)
