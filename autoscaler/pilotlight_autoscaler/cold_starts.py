@@ -6,23 +6,29 @@ from collections import deque
 
 from pilotlight_autoscaler.snapshot import Tier
 
-SAMPLES = 32  # per tier; the newest decide, and the error of their mean stays below 3 %
+SAMPLES = 32  # per tier; the newest decide
+HALF_LIFE_STARTS = 100  # of the mean, which the guard reckons with: see `mean_s`
+_KEPT: float = 2 ** (-1 / HALF_LIFE_STARTS)
 
 
 class ColdStarts:
     """The newest measured cold starts of one model."""
 
-    __slots__ = ("_quantiles", "_samples", "added", "latest")
+    __slots__ = ("_means", "_quantiles", "_samples", "added", "latest")
 
     def __init__(self) -> None:
         self._samples: dict[Tier, deque[float]] = {}
         self._quantiles: dict[Tier, tuple[float, float]] = {}
+        self._means: dict[Tier, tuple[float, float]] = {}  # the weight of all, their mean
         self.added = 0  # in this process: says whether anything is new
         self.latest: Tier | None = None  # the next start is thought to come from there too
 
     def add(self, tier: Tier, seconds: float) -> None:
         samples = self._samples.setdefault(tier, deque(maxlen=SAMPLES))
         samples.append(seconds)
+        weight, mean_s = self._means.get(tier, (0.0, 0.0))
+        weight = weight * _KEPT + 1
+        self._means[tier] = (weight, mean_s + (seconds - mean_s) / weight)
         self._measure(tier)
         self.latest = tier
         self.added += 1
@@ -33,9 +39,15 @@ class ColdStarts:
         return None if found is None else found[0]
 
     def mean_s(self) -> float | None:
-        """Mean from the tier of the latest start: what one is expected to cost."""
-        samples = self._samples.get(self.latest or Tier.REMOTE)
-        return sum(samples) / len(samples) if samples else None
+        """Mean from the tier of the latest start: what one is expected to cost.
+
+        Over a longer while than the quantiles: a fallback of w k L' costs (1 + 2 w k) / (1 + w k),
+        2 - 1 / (1 + w k), times the optimum if L' is L, and about |L' - L| / L more if it is not.
+        At w k = 30 only 3 % are left to 2. Loads that vary by 15 % leave 2.1 % of error on average
+        to a mean of 32, and 0.7 % to this one of 288 in effect.
+        """
+        found = self._means.get(self.latest or Tier.REMOTE)
+        return None if found is None else found[1]
 
     def slow_s(self, tier: Tier | None = None) -> float | None:
         """What nine of ten were faster than."""
@@ -52,13 +64,25 @@ class ColdStarts:
     def dump(self) -> dict[Tier, list[float]]:
         return {tier: list(samples) for tier, samples in self._samples.items()}
 
+    def dump_means(self) -> dict[Tier, tuple[float, float]]:
+        """By tier, the weight of all starts, the newest of which weighs 1, and their mean."""
+        return dict(self._means)
+
     @classmethod
-    def load(cls, samples: dict[Tier, list[float]], latest: Tier | None) -> ColdStarts:
+    def load(
+        cls,
+        samples: dict[Tier, list[float]],
+        latest: Tier | None,
+        means: dict[Tier, tuple[float, float]],
+    ) -> ColdStarts:
+        """A tier without a mean has that of its samples."""
         starts = cls()
         starts._samples = {
             tier: deque(each, maxlen=SAMPLES) for tier, each in samples.items() if each
         }
         for tier in starts._samples:
             starts._measure(tier)
+            each = starts._samples[tier]
+            starts._means[tier] = means.get(tier, (float(len(each)), sum(each) / len(each)))
         starts.latest = latest
         return starts

@@ -84,7 +84,9 @@ class Learned:
         return ModelState(
             gaps=GapsState(observed=observed, unit=unit, counts=counts),
             cold_starts=ColdStartsState(
-                samples=self.cold_starts.dump(), latest=self.cold_starts.latest
+                samples=self.cold_starts.dump(),
+                latest=self.cold_starts.latest,
+                means=self.cold_starts.dump_means(),
             ),
             burst=BurstState(
                 k=self.burst.k, began_s=self.burst.began_s, waiting=self.burst.waiting
@@ -117,8 +119,9 @@ class Learned:
         learned.gaps = GapHistogram.load(
             state.gaps.observed, state.gaps.unit, dict(state.gaps.counts)
         )
+        starts = state.cold_starts
         learned.cold_starts = ColdStarts.load(
-            dict(state.cold_starts.samples), state.cold_starts.latest
+            dict(starts.samples), starts.latest, dict(starts.means)
         )
         learned.burst = Burst(state.burst.k, state.burst.began_s, state.burst.waiting)
         load = learned.load

@@ -32,6 +32,7 @@ class Lessons:
             learned.idle_since_s = learned.prewarm_until_s = None
             learned.prewarm_retry_s = 0.0
             learned.version += 1
+            view.windows = None
             self._mirror.changed.add(model)
         if learned.burst.arrived(at_s, requests, view.cold_start_s, after_gap=began_s is not None):
             learned.version += 1
@@ -64,7 +65,8 @@ class Lessons:
             return
         if gap_s <= config.keep_alive.min_s:
             return
-        windows = self._look.windows(view)
+        # Those that were followed: what was measured meanwhile has not moved them.
+        windows = view.windows or self._look.windows(view)
         followed = windows if self._look.rules.keep_alive.trusts(view) else Windows(windows.keep_s)
         learned.guard.closed(followed, gap_s, view.cold_start_s, view.weight, learned.burst.k)
         if not config.prewarm.enabled:

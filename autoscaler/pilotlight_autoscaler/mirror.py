@@ -155,6 +155,7 @@ class Mirror:
             learned = self.learned[view.name] = _with_window(learned, Learned(window_s))
         view.learned = learned
         view.measure()
+        view.windows = None
         if learned.prewarm_until_s is not None:
             self.prewarmed.add(view.name)
         self.changed.add(view.name)

@@ -61,8 +61,8 @@ class ModelView:
         self.forecast: Prewarm | None = None  # the window that is open now
         self.due_s = inf
         self.rising = False  # its load is above what its replicas are meant for
-        self.windows: Windows | None = None  # of `windows_version` of what was learned
-        self.windows_version = 0
+        self.windows: Windows | None = None  # of this idle gap, the latest that were asked for
+        self.windows_version = -1  # of what was learned, when they were worked out
         self._index_key: object = None
         self._indexes: dict[int, float] = {}
         self.tell(snapshot)
@@ -84,7 +84,7 @@ class ModelView:
         typical_s, slow_s = starts.typical_s(), starts.slow_s()
         self.cold_start_s = prior_s if typical_s is None else typical_s  # L
         self.lead_s = lead_s(prior_s if slow_s is None else slow_s)  # a forecast loads so far ahead
-        self.windows = None
+        self.windows_version = -1  # to be worked out again; `windows` are in force until then
 
     def count(self, worker_id: str, replica: ReplicaSnapshot, sign: int) -> None:
         """Add (1) or remove (-1) a live replica of the current revision."""

@@ -17,6 +17,7 @@ MAX_MODELS = 100_000
 _MAX_POINTS = 10_001  # one for each number of replicas
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
+_Weight = Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)]
 _Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 
 
@@ -33,10 +34,11 @@ class GapsState(_State):
 
 
 class ColdStartsState(_State):
-    """The newest measured cold starts by tier, in seconds."""
+    """The newest measured cold starts by tier, in seconds, and the mean of many."""
 
     samples: dict[Tier, Annotated[list[_Amount], Field(max_length=SAMPLES)]] = {}
     latest: Tier | None = None
+    means: dict[Tier, tuple[_Weight, _Amount]] = {}  # weight of all, mean
 
 
 class BurstState(_State):

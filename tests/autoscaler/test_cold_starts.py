@@ -1,0 +1,50 @@
+"""What cold starts have taken: the newest for forecasts, many for the guard."""
+
+import pytest
+
+from pilotlight_autoscaler.cold_starts import HALF_LIFE_STARTS, SAMPLES, ColdStarts
+from pilotlight_autoscaler.snapshot import Tier
+
+
+def measured(*seconds: float) -> ColdStarts:
+    starts = ColdStarts()
+    for each in seconds:
+        starts.add(Tier.DISK, each)
+    return starts
+
+
+def test_cold_starts_mean_of_few_is_plain() -> None:
+    assert measured(1.0, 2.0, 6.0).mean_s() == pytest.approx(3.0, rel=0.02)
+
+
+def test_cold_starts_mean_remembers_more_than_the_quantiles() -> None:
+    starts = measured(*[4.0] * 300, *[8.0] * SAMPLES)
+
+    assert starts.typical_s() == 8.0
+    assert 4.5 < (starts.mean_s() or 0) < 5.5
+
+
+def test_cold_starts_mean_forgets_half_in_a_half_life() -> None:
+    starts = measured(*[4.0] * 2000, *[8.0] * HALF_LIFE_STARTS)
+
+    assert starts.mean_s() == pytest.approx(6.0, rel=1e-3)
+
+
+def test_cold_starts_mean_is_of_the_tier_of_the_latest() -> None:
+    starts = measured(4.0)
+    starts.add(Tier.HOST, 1.0)
+
+    assert starts.mean_s() == 1.0
+
+
+def test_cold_starts_survive_being_saved() -> None:
+    starts = measured(*[4.0] * 50, 8.0)
+
+    again = ColdStarts.load(starts.dump(), starts.latest, starts.dump_means())
+
+    assert again.mean_s() == starts.mean_s()
+    assert again.typical_s() == starts.typical_s()
+
+
+def test_cold_starts_saved_without_means_have_those_of_their_samples() -> None:
+    assert ColdStarts.load({Tier.DISK: [1.0, 3.0]}, Tier.DISK, {}).mean_s() == 2.0
