@@ -14,10 +14,11 @@ from pilotlight_autoscaler.explain import (
     drain_reason,
     obsolete_reason,
 )
-from pilotlight_autoscaler.look import Look, idle_since_s, step
+from pilotlight_autoscaler.look import Look, idle_since_s
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.placement import choose_seat, why_unplaced
 from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.surplus import step
 from pilotlight_autoscaler.worker_view import IdleReplica
 
 
@@ -144,7 +145,7 @@ class Actions:
         held = (mirror.models[name] for name in mirror.prewarmed)
         guessed = sum(each.snapshot.nbytes for each in held if each.live)
         mirror.prewarmed.add(model.name)
-        most = self._look.max_prewarm_share * mirror.total_bytes
+        most = self._look.max_prewarm_share * mirror.sizes.total_bytes
         return guessed + model.snapshot.nbytes <= most
 
     def _timed_out(self, leaving: list[str]) -> Iterator[tuple[float, Detach]]:

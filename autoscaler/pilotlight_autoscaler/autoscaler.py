@@ -17,7 +17,7 @@ from math import inf
 
 from pilotlight_autoscaler.actions import Actions
 from pilotlight_autoscaler.checks import require
-from pilotlight_autoscaler.decision import Attach, Decision, Detach, Drain, Reason, Rule, Unplaced
+from pilotlight_autoscaler.decision import Decision, Reason, Rule, Unplaced
 from pilotlight_autoscaler.draft import Draft
 from pilotlight_autoscaler.errors import ClockError
 from pilotlight_autoscaler.explain import hold_reason
@@ -80,6 +80,9 @@ class Autoscaler:
 
     def update_replica(self, worker_id: str, replica: ReplicaSnapshot) -> None:
         self._mirror.update_replica(worker_id, replica)
+
+    def remove_replica(self, worker_id: str, revision_id: str) -> None:
+        self._mirror.remove_replica(worker_id, revision_id)
 
     def remove_worker(self, worker_id: str) -> None:
         self._mirror.remove_worker(worker_id)
@@ -163,7 +166,7 @@ class Autoscaler:
         return PolicyState(
             decided_s=self._decided_s,
             models={name: each.dump() for name, each in sorted(learned.items())},
-            pool=self._pool.dump(self._mirror.largest_bytes),
+            pool=self._pool.dump(self._mirror.sizes.largest_bytes),
         )
 
     def restore(self, state: PolicyState) -> None:
@@ -173,7 +176,7 @@ class Autoscaler:
         for view in mirror.models.values():
             mirror.adopt(view)
         if not mirror.workers:
-            mirror.largest_bytes = state.pool.worker_bytes
+            mirror.sizes.largest_bytes = state.pool.worker_bytes
         self._decided_s = max(self._decided_s, state.decided_s)
         self._pool.load(state.pool)
         mirror.room_changed = mirror.pool_changed = True
@@ -202,18 +205,13 @@ class Autoscaler:
     def _act(self, now_s: float, reasons: tuple[Reason, ...]) -> Decision:
         mirror, watch = self._mirror, self._watch
         draft = Draft(mirror, self._rules, now_s, words=self._words)
-        attach: tuple[Attach, ...] = ()
-        detach: tuple[Detach, ...] = ()
-        drain: tuple[Drain, ...] = ()
         self._unplaced, self._room_due_s = (), inf
         actions = Actions(draft, self._look)
         lacking = [mirror.models[name] for name in sorted(watch.lacking)]
-        if lacking:
-            attach = actions.attach(lacking)
-        if watch.leaving or mirror.obsolete:
-            detach = actions.detach(sorted(watch.leaving))
-        if watch.draining:
-            drain = actions.drain(sorted(watch.draining))
+        attach = actions.attach(lacking) if lacking else ()
+        leave = watch.leaving or mirror.obsolete
+        detach = actions.detach(sorted(watch.leaving)) if leave else ()
+        drain = actions.drain(sorted(watch.draining)) if watch.draining else ()
         needed = 0
         short = self._short(draft, lacking) if lacking or draft.removed else []
         if short:

@@ -52,8 +52,8 @@ def check_replica(replica: ReplicaSnapshot) -> None:
     idle_s = replica.idle_since_s
     if (
         0 <= replica.since_s < inf
-        and replica.ongoing >= 0
-        and replica.nbytes >= 0
+        and 0 <= replica.ongoing < inf
+        and 0 <= replica.nbytes < inf
         and (idle_s is None or 0 <= idle_s < inf)
     ):
         return

@@ -6,6 +6,7 @@ from pilotlight_autoscaler.decision import Reason, Rule
 from pilotlight_autoscaler.demand import ended_meanwhile
 from pilotlight_autoscaler.look import Look, idle_since_s
 from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.surplus import surplus_timeout_s
 from pilotlight_autoscaler.worker_view import IdleReplica
 
 
@@ -37,7 +38,7 @@ def detach_reason(model: ModelView, worker_id: str, look: Look, now_s: float) ->
     elif config.idle_timeout_s is not None and config.downscale_delay_s is None:
         text = f"idle for {idle_s:.1f} s, idle_timeout_s is {config.idle_timeout_s:g}"
     else:
-        stays_s = look.surplus_timeout_s(model) if surplus else look.windows(model).keep_s
+        stays_s = surplus_timeout_s(model) if surplus else look.windows(model).keep_s
         text = f"idle for {idle_s:.1f} s, which pays for {stays_s:.1f} s {_worth_text(model)}"
     return Reason(model.name, rule, text, (*inputs_of(model), ("idle_s", idle_s)))
 
@@ -93,7 +94,6 @@ def inputs_of(model: ModelView) -> tuple[tuple[str, float], ...]:
 
 
 def _load_text(model: ModelView) -> str:
-    config = model.snapshot.config
     return f"{model.queued} queued + {model.ongoing} ongoing, target {model.target:g}"
 
 

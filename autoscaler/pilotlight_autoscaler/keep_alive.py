@@ -29,10 +29,14 @@ class Prewarm:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Ages of an idle gap: stay until *keep_s*, then be there again in each prewarm window."""
+    """Ages of an idle gap: stay until *keep_s*, then be there again in each prewarm window.
+
+    *recall* are the windows of a model that had to go before: others needed its room.
+    """
 
     keep_s: float
     prewarm: tuple[Prewarm, ...] = ()
+    recall: tuple[Prewarm, ...] = ()
     why: str = ""  # the arithmetic, for people
 
 
@@ -107,7 +111,16 @@ def to_windows(
             later[-1] = Prewarm(began, max(later[-1].drop_age_s, min(drop_s, began + max_s)))
         else:
             later.append(Prewarm(load_s, min(drop_s, load_s + max_s)))
-    return Windows(keep_s, tuple(later))
+    return Windows(keep_s, tuple(later), _recall(spans, lead_s, max_s))
+
+
+def _recall(spans: list[tuple[float, float]], lead_s: float, max_s: float) -> tuple[Prewarm, ...]:
+    """The spans that begin late enough for it to be gone and back."""
+    return tuple(
+        Prewarm(ready_s - lead_s, min(drop_s, ready_s - lead_s + max_s))
+        for ready_s, drop_s in spans
+        if ready_s > lead_s
+    )
 
 
 def lead_s(slow_cold_start_s: float) -> float:

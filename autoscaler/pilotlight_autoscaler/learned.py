@@ -67,6 +67,11 @@ class Learned:
         self.rule = ""  # of the last reason that was given
         self.version = 0  # of what the gaps' windows follow from
 
+    def with_window(self, stable_window_s: float) -> Learned:
+        """The averages start anew with another window; what was learned stays."""
+        self.load, self.peak = LoadWindow(stable_window_s), SlidingMax()
+        return self
+
     def served(self, service_s: float) -> None:
         known = self.service_s
         self.service_s = (

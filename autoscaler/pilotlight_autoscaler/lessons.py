@@ -63,15 +63,21 @@ class Lessons:
         config, learned = view.snapshot.config, view.learned
         if config.idle_timeout_s is not None:
             return
-        if gap_s <= config.keep_alive.min_s:
+        absent = not view.live or learned.prewarm_until_s is not None
+        if gap_s <= config.keep_alive.min_s and not absent:
             return
         # Those that were followed: what was measured meanwhile has not moved them.
         windows = view.windows or self._look.windows(view)
-        followed = windows if self._look.rules.keep_alive.trusts(view) else Windows(windows.keep_s)
-        learned.guard.closed(followed, gap_s, view.cold_start_s, view.weight, learned.burst.k)
+        if gap_s > config.keep_alive.min_s:
+            trusts = self._look.rules.keep_alive.trusts(view)
+            followed = windows if trusts else Windows(windows.keep_s)
+            learned.guard.closed(followed, gap_s, view.cold_start_s, view.weight, learned.burst.k)
         if not config.prewarm.enabled:
             return
         if learned.gaps.observed >= config.prewarm.min_observations:
-            for each in windows.prewarm:
+            ahead = windows.prewarm
+            if gap_s <= windows.keep_s:  # it had to go although it might have stayed
+                ahead = windows.recall if absent else ()
+            for each in ahead:
                 if each.load_age_s <= gap_s:
                     learned.forecast(gap_s <= each.drop_age_s)

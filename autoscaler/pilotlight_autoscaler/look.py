@@ -10,13 +10,13 @@ from pilotlight_autoscaler.demand import (
     floor_replicas,
     kept_replicas,
     occupied_replicas,
-    replicas_for,
     wanted_replicas,
 )
 from pilotlight_autoscaler.keep_alive import Prewarm, Windows
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.rules import Rules
 from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot
+from pilotlight_autoscaler.surplus import find_drained, note_peak, step, surplus_timeout_s
 
 PREWARM_RETRY_S = 10.0
 
@@ -47,7 +47,7 @@ class Look:
         if model.rising:
             due_s = min(due_s, self._load_due_s(model, now_s))
         if live > 1:
-            self._note_peak(model, now_s)
+            note_peak(model, now_s)
         model.forecast = None
         if live == 0 and load == 0:
             want, rule, at_s = self._want_ahead(model, want, rule, now_s)
@@ -61,7 +61,7 @@ class Look:
         if model.ready > model.keep:
             due_s = min(due_s, self._find_leaving(model, now_s))
             if live > 1 and load:
-                due_s = min(due_s, self._find_drained(model, now_s))
+                due_s = min(due_s, find_drained(model, now_s))
         if now_s < learned.panic_until_s:
             due_s = min(due_s, learned.panic_until_s)
         if want > live and now_s < model.snapshot.retry_at_s:
@@ -129,23 +129,17 @@ class Look:
         fixed_s = model.snapshot.config.idle_timeout_s
         return Windows(fixed_s) if fixed_s is not None else self.rules.keep_alive.windows(model)
 
-    def surplus_timeout_s(self, model: ModelView) -> float:
-        """How long a replica beyond the first idles before it goes."""
-        config = model.snapshot.config
-        if config.downscale_delay_s is not None:
-            return config.downscale_delay_s
-        if config.idle_timeout_s is not None:
-            return config.idle_timeout_s
-        bounds = config.keep_alive
-        return max(bounds.min_s, min(model.break_even_s, bounds.max_s))
-
     def rest_s(self, model: ModelView, now_s: float) -> float:
         """When the model's last replica may go: its gap is no longer worth a replica."""
         learned = model.learned
         if learned.prewarm_until_s is not None:
-            return learned.prewarm_until_s
+            if model.snapshot.config.idle_timeout_s is not None or learned.idle_since_s is None:
+                return learned.prewarm_until_s
+            # A recalled one may stay as long as if it had never gone.
+            windows = model.windows or self.windows(model)
+            return max(learned.prewarm_until_s, learned.idle_since_s + windows.keep_s)
         idle_s = max(
-            (idle_since_s(each) for each in model.live.values() if each.phase is Phase.READY),
+            [idle_since_s(each) for each in model.live.values() if each.phase is Phase.READY],
             default=learned.idle_since_s or 0.0,
         )
         config = model.snapshot.config
@@ -166,8 +160,10 @@ class Look:
             return None, inf
         if not self.rules.keep_alive.trusts(model):
             return None, inf
-        windows = self.windows(model).prewarm
-        for each in windows:
+        windows = self.windows(model)
+        # It rests although it might have stayed: others needed its room.
+        early = now_s < since_s + windows.keep_s
+        for each in windows.recall if early else windows.prewarm:
             if now_s < since_s + each.load_age_s:
                 return None, since_s + each.load_age_s
             if now_s < since_s + each.drop_age_s:
@@ -186,17 +182,6 @@ class Look:
             due_s = min(due_s, late_s if late_s > now_s else inf)
         return due_s
 
-    def _note_peak(self, model: ModelView, now_s: float) -> None:
-        config, learned = model.snapshot.config, model.learned
-        stable = replicas_for(learned.load.mean(now_s), model.target, config.max_replicas)
-        wants = max(stable, replicas_for(model.demand, model.target, config.max_replicas))
-        learned.peak.observe(wants, now_s, self._memory_s(model))
-
-    def _memory_s(self, model: ModelView) -> float:
-        """How long the load must have needed less before a busy replica is drained."""
-        stable_s = model.snapshot.config.panic.stable_window_s
-        return max(self.surplus_timeout_s(model), stable_s)
-
     def _find_leaving(self, model: ModelView, now_s: float) -> float:
         """Notes when idle surplus replicas go, longest idle first; when the first one may."""
         idle = [
@@ -207,7 +192,7 @@ class Look:
         if not idle:
             return inf
         idle.sort()
-        surplus_s = self.surplus_timeout_s(model) if model.ready > 1 else inf
+        surplus_s = surplus_timeout_s(model) if model.ready > 1 else inf
         rest_s = self.rest_s(model, now_s) if model.keep == 0 and not model.demand else inf
         floor, next_step_s = step(model, now_s)
         due_s, left = inf, model.ready
@@ -225,51 +210,10 @@ class Look:
                 due_s = min(due_s, at_s)
         return due_s
 
-    def _find_drained(self, model: ModelView, now_s: float) -> float:
-        """Notes which busy replicas the load has not needed for long; when there may be more.
-
-        Requests that are spread over too many replicas leave none of them idle.
-        """
-        learned = model.learned
-        hold_s = self._memory_s(model)
-        began_s = learned.load.since_s
-        if now_s < learned.panic_until_s or began_s is None:
-            return learned.panic_until_s
-        if now_s < began_s + hold_s:
-            return began_s + hold_s
-        floor, next_step_s = step(model, now_s)
-        needed = max(model.keep, learned.peak.points[0][1])
-        idle = sum(each.phase is Phase.READY and not each.ongoing for each in model.live.values())
-        surplus = model.ready - idle - needed
-        if surplus > 0 and model.ready <= floor:
-            return inf if next_step_s is None else next_step_s
-        if surplus > 0:
-            busy = sorted(
-                (each.ongoing, worker_id)
-                for worker_id, each in model.live.items()
-                if each.phase is Phase.READY and each.ongoing
-            )
-            count = min(surplus, model.ready - floor)
-            model.drains = tuple(worker_id for _, worker_id in busy[:count])
-        falls_s = learned.peak.falls_s(hold_s)
-        return inf if falls_s is None or falls_s <= now_s else falls_s
-
 
 def idle_since_s(replica: ReplicaSnapshot) -> float:
     """Since when a ready replica serves nothing; since it is ready if nobody has said."""
     return replica.since_s if replica.idle_since_s is None else replica.idle_since_s
-
-
-def step(model: ModelView, now_s: float) -> tuple[int, float | None]:
-    """How few ready replicas the present step down may leave; when the next one begins.
-
-    None: no step is under way, the next one may begin now.
-    """
-    learned, config = model.learned, model.snapshot.config
-    next_step_s = learned.stepped_at_s + config.panic.window_s
-    if learned.stepped_at_s > 0 and now_s < next_step_s:
-        return learned.step_floor, next_step_s
-    return model.ready - max(1, int(model.ready * config.downscaling_factor)), None
 
 
 def _schedule_due_s(model: ModelView, now_s: float) -> float:

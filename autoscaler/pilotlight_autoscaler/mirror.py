@@ -15,6 +15,7 @@ from pilotlight_autoscaler.checks import (
 from pilotlight_autoscaler.errors import InputError
 from pilotlight_autoscaler.learned import Learned
 from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.sizes import Sizes
 from pilotlight_autoscaler.snapshot import (
     ModelSnapshot,
     NodeSnapshot,
@@ -44,10 +45,8 @@ class Mirror:
         self.obsolete: set[tuple[str, str]] = set()  # worker, revision: no model lists it
         self.prewarmed: set[str] = set()  # models with a replica that nobody has asked for
         self.vacancies = Vacancies()
-        self.total_bytes = 0  # of all workers
-        self._held: dict[str, dict[tuple[str, str], ReplicaSnapshot]] = {}  # by model
-        self.most_slots = 0  # of a worker
-        self.largest_bytes = 0  # of the workers, or of the last ones while there are none
+        self._held: dict[str, set[tuple[str, str]]] = {}  # by model: worker, revision
+        self.sizes = Sizes()
 
     def update_model(self, model: ModelSnapshot) -> None:
         check_model(model)
@@ -64,26 +63,27 @@ class Mirror:
                 self.adopt(view)
             if model.revision_id != old.revision_id or model.nbytes != old.nbytes:
                 self._recount(view)
-        self._share(view)
+        view.share = self.sizes.share(model.nbytes)
         self.changed.add(model.name)
         self.room_changed = True
 
     def update_queue(self, model: str, queued: int, oldest_queued_since_s: float | None) -> None:
-        view = self._model(model)
+        view = self.model(model)
         check_queue(model, queued, oldest_queued_since_s)
         view.queued, view.oldest_queued_since_s = queued, oldest_queued_since_s
         self.changed.add(model)
 
     def remove_model(self, name: str) -> None:
-        view = self._model(name)
+        view = self.model(name)
         del self.models[name]
         self.learned.pop(name, None)
         self.prewarmed.discard(name)
         self.changed.discard(name)
         self.room_changed = True
-        for (worker_id, revision_id), replica in self._held.get(name, {}).items():
-            self.workers[worker_id].idle = None
-            if replica.phase is not Phase.DRAINING:
+        for worker_id, revision_id in self._held.get(name, ()):
+            worker = self.workers[worker_id]
+            worker.idle = None
+            if worker.replicas[revision_id].phase is not Phase.DRAINING:
                 self.obsolete.add((worker_id, revision_id))
         view.reset_counts()
 
@@ -94,13 +94,13 @@ class Mirror:
             view = self.workers[worker.worker_id] = WorkerView(worker)
             insort(self.order, worker.worker_id)
             self.vacancies.add(view)
-            self.total_bytes += worker.capacity_bytes
+            self.sizes.total_bytes += worker.capacity_bytes
             self.pool_changed = True
         else:
             here = {replica.revision_id for replica in worker.replicas}
             for gone in [each for each in view.replicas if each not in here]:
                 self._drop(view, gone)
-            self.total_bytes += worker.capacity_bytes - view.capacity_bytes
+            self.sizes.total_bytes += worker.capacity_bytes - view.capacity_bytes
             if view.replicas:
                 view.resize(worker)
             else:
@@ -110,7 +110,7 @@ class Mirror:
         for replica in worker.replicas:
             self._put(view, replica)
         self.room_changed = True
-        if (worker.capacity_bytes, worker.max_replicas) != (self.largest_bytes, self.most_slots):
+        if not self.sizes.are(worker.capacity_bytes, worker.max_replicas):
             self._measure()
 
     def update_replica(self, worker_id: str, replica: ReplicaSnapshot) -> None:
@@ -120,6 +120,12 @@ class Mirror:
         check_replica(replica)
         self._put(worker, replica)
 
+    def remove_replica(self, worker_id: str, revision_id: str) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is None or revision_id not in worker.replicas:
+            raise InputError(f"worker {worker_id!r} has no revision {revision_id!r} to remove")
+        self._drop(worker, revision_id)
+
     def remove_worker(self, worker_id: str) -> None:
         worker = self.workers.get(worker_id)
         if worker is None:
@@ -127,7 +133,7 @@ class Mirror:
         for revision_id in list(worker.replicas):
             self._drop(worker, revision_id)
         self.vacancies.remove(worker)
-        self.total_bytes -= worker.capacity_bytes
+        self.sizes.total_bytes -= worker.capacity_bytes
         self.pool_changed = True
         del self.workers[worker_id]
         self.order.remove(worker_id)
@@ -152,7 +158,8 @@ class Mirror:
         window_s = view.snapshot.config.panic.stable_window_s
         learned = self.learned.get(view.name)
         if learned is None or learned.load.window_s != window_s:
-            learned = self.learned[view.name] = _with_window(learned, Learned(window_s))
+            learned = learned.with_window(window_s) if learned else Learned(window_s)
+            self.learned[view.name] = learned
         view.learned = learned
         view.measure()
         view.windows = None
@@ -162,9 +169,6 @@ class Mirror:
 
     def model(self, name: str) -> ModelView:
         """Raises InputError for a model that was never told of."""
-        return self._model(name)
-
-    def _model(self, name: str) -> ModelView:
         view = self.models.get(name)
         if view is None:
             raise InputError(f"there is no model {name!r}: update_model comes first")
@@ -173,7 +177,7 @@ class Mirror:
     def _put(self, worker: WorkerView, replica: ReplicaSnapshot) -> None:
         revision_id = replica.revision_id
         old = worker.replicas.get(revision_id)
-        if old == replica:
+        if old is not None and old.ongoing == replica.ongoing and old == replica:
             return
         worker.idle = None
         view = self.models.get(replica.model)
@@ -187,7 +191,6 @@ class Mirror:
         ):  # the usual case: a request came or went
             more = replica.ongoing - old.ongoing
             worker.replicas[revision_id] = view.live[worker.worker_id] = replica
-            self._held[replica.model][worker.worker_id, revision_id] = replica
             worker.ongoing += more
             view.ongoing += more
             self.room_changed |= replica.ongoing == 0
@@ -199,7 +202,7 @@ class Mirror:
             self.vacancies.remove(worker)
             self.pool_changed = True
         worker.hold(replica)
-        self._held.setdefault(replica.model, {})[worker.worker_id, revision_id] = replica
+        self._held.setdefault(replica.model, set()).add((worker.worker_id, revision_id))
         if replica.phase is not Phase.DRAINING:
             if view is not None and current:
                 view.count(worker.worker_id, replica, 1)
@@ -214,7 +217,7 @@ class Mirror:
             self.vacancies.add(worker)
             self.pool_changed = True
         held = self._held[replica.model]
-        del held[worker.worker_id, revision_id]
+        held.remove((worker.worker_id, revision_id))
         if not held:
             del self._held[replica.model]
         self.obsolete.discard((worker.worker_id, revision_id))
@@ -227,8 +230,9 @@ class Mirror:
 
     def _recount(self, view: ModelView) -> None:
         view.reset_counts()
-        for (worker_id, revision_id), replica in self._held.get(view.name, {}).items():
-            self.workers[worker_id].idle = None
+        for worker_id, revision_id in sorted(self._held.get(view.name, ())):
+            worker = self.workers[worker_id]
+            replica, worker.idle = worker.replicas[revision_id], None
             self.obsolete.discard((worker_id, revision_id))
             if replica.phase is Phase.DRAINING:
                 continue
@@ -238,24 +242,8 @@ class Mirror:
                 self.obsolete.add((worker_id, revision_id))
 
     def _measure(self) -> None:
-        largest = max((worker.capacity_bytes for worker in self.workers.values()), default=0)
-        slots = max((worker.snapshot.max_replicas for worker in self.workers.values()), default=0)
-        if self.workers and (largest, slots) != (self.largest_bytes, self.most_slots):
-            self.largest_bytes, self.most_slots = largest, slots
+        if self.sizes.measure(self.workers.values()):
             for view in self.models.values():
-                self._share(view)
+                view.share = self.sizes.share(view.snapshot.nbytes)
             for worker in self.workers.values():
                 worker.idle = None
-
-    def _share(self, view: ModelView) -> None:
-        share = view.snapshot.nbytes / self.largest_bytes if self.largest_bytes else 1.0
-        # In a worker of one slot, the smallest model takes all of it.
-        view.share = max(1e-9, 1 / self.most_slots if self.most_slots else 0.0, min(1.0, share))
-
-
-def _with_window(old: Learned | None, fresh: Learned) -> Learned:
-    """The averages start anew with another window; what was learned stays."""
-    if old is not None:
-        old.load, old.peak = fresh.load, fresh.peak
-        return old
-    return fresh

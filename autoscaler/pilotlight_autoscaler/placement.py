@@ -53,7 +53,7 @@ def _vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
     least_s = mirror.sources.least_s(snapshot.revision_id, snapshot.nbytes)
     for worker_id in mirror.vacancies:
         view = mirror.workers[worker_id]
-        if view.capacity_bytes < mirror.largest_bytes:
+        if view.capacity_bytes < mirror.sizes.largest_bytes:
             return None
         seat = draft.seat(worker_id)
         if not seat.taken and seat.fits(snapshot.nbytes) and draft.load_s(seat, model) <= least_s:

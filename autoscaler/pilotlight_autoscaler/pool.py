@@ -63,7 +63,10 @@ def needed_workers(draft: Draft, lacking: list[ModelView]) -> int:
     most, share = 0, 0.0
     for model in lacking:
         missing = draft.missing(model)
-        if model.rule is Rule.PREWARM or model.snapshot.nbytes > draft.mirror.largest_bytes > 0:
+        if (
+            model.rule is Rule.PREWARM
+            or model.snapshot.nbytes > draft.mirror.sizes.largest_bytes > 0
+        ):
             continue  # not worth a process; no worker of this kind would help
         most = max(most, missing)
         share += missing * model.share

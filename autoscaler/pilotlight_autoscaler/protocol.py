@@ -36,6 +36,9 @@ class Policy(Protocol):
     def update_replica(self, worker_id: str, replica: ReplicaSnapshot) -> None:
         """One replica of a known worker has changed or is new: cheaper than ``update_worker``."""
 
+    def remove_replica(self, worker_id: str, revision_id: str) -> None:
+        """One replica of a known worker is gone: cheaper than ``update_worker``."""
+
     def remove_worker(self, worker_id: str) -> None:
         """It is gone with all that it held."""
 

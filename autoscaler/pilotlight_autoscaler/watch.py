@@ -89,15 +89,21 @@ class Watch:
         lacks = view.want > view.ready + view.attaching
         goes = bool(view.leaves_at) and min(view.leaves_at.values()) <= now_s
         drains = bool(view.drains)
-        _file(self.lacking, name, lacks)
-        _file(self.leaving, name, goes)
-        _file(self.draining, name, drains)
-        _file(self.rising, name, view.rising)
+        # Mostly nobody is in the sets: asking that first is cheaper, and this runs for each request.
+        if lacks:
+            self.lacking.add(name)
+        elif self.lacking:
+            self.lacking.discard(name)
+        if goes:
+            self.leaving.add(name)
+        elif self.leaving:
+            self.leaving.discard(name)
+        if drains:
+            self.draining.add(name)
+        elif self.draining:
+            self.draining.discard(name)
+        if view.rising:
+            self.rising.add(name)
+        elif self.rising:
+            self.rising.discard(name)
         return lacks or goes or drains
-
-
-def _file(names: set[str], name: str, is_one: bool) -> None:
-    if is_one:
-        names.add(name)
-    elif names:
-        names.discard(name)

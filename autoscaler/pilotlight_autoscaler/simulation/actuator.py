@@ -62,7 +62,7 @@ class Actuator:
             replica.model.ready.remove(replica)
         self._meters.idled(replica, now_us)
         self._meters.stops += 1
-        self._policy.update_worker(replica.worker.snapshot())
+        self._policy.remove_replica(replica.worker.worker_id, replica.model.spec.name)
         self._on_gone(now_us, replica)
 
     def close(self, horizon_us: int) -> None:

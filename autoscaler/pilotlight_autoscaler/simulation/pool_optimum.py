@@ -1,9 +1,9 @@
 """What no policy without forecasts can wait less than, in a pool that has not room for all.
 
-An idle gap in which the model keeps its slot saves the waiting of a cold start; at any time no more
-gaps can be kept than slots are not busy. Which gaps to keep is then weighted interval scheduling on
-as many machines as there are slots: a flow of that many units through time, past all slots (free) or
-along a gap (which saves). It is solved exactly, by one shortest augmenting path per slot.
+An idle gap in which the model keeps its slot saves the waiting of a cold start; at any time no
+more gaps can be kept than slots are not busy. Which gaps to keep is then weighted interval
+scheduling on as many machines as there are slots: a flow of that many units through time, past all
+models (free) or along a gap (which saves). Solved exactly, by a shortest augmenting path per slot.
 
 It is a bound, not a plan: loads take no slot here and no time but the waiting, and of requests that
 come within a cold start of each other only the first gap counts.
@@ -21,6 +21,8 @@ from pilotlight_autoscaler.simulation.trace import US_PER_S, Trace
 
 _BUSY_TIMES = 10.0  # a busy slot saves so many times what the best gap does: it is taken first
 
+_Gap = tuple[float, float, float]  # from, until, what a slot saves that holds the model meanwhile
+
 
 @dataclass(frozen=True, slots=True)
 class PoolOptimum:
@@ -33,7 +35,8 @@ class PoolOptimum:
 
 def pool_optimum(trace: Trace, cold_start_s: Sequence[float], slots: int) -> PoolOptimum:
     """For models that take one slot each and have one replica."""
-    spans: list[tuple[float, float, float]] = []  # from, until, what it saves
+    gaps: list[_Gap] = []
+    busy: list[tuple[float, float]] = []
     first_s = all_s = 0.0
     arrivals_s, ends_s = _by_model(trace)
     for model, cold_s in enumerate(cold_start_s):
@@ -47,15 +50,14 @@ def pool_optimum(trace: Trace, cold_start_s: Sequence[float], slots: int) -> Poo
                 if free_s == -inf:
                     first_s += saved_s
                 else:
-                    spans.append((busy_since_s, free_s, _BUSY))
+                    busy.append((busy_since_s, free_s))
                     if saved_s:
-                        spans.append((free_s, arrival_s, saved_s))
+                        gaps.append((free_s, arrival_s, saved_s))
                 busy_since_s = arrival_s
             free_s = max(free_s, ends_s[model][at])
         if arrivals:
-            spans.append((busy_since_s, free_s, _BUSY))
-    saved_s = _most_saved(spans, slots)
-    return PoolOptimum(all_s - saved_s, first_s, all_s)
+            busy.append((busy_since_s, free_s))
+    return PoolOptimum(all_s - most_saved(gaps, busy, slots), first_s, all_s)
 
 
 def _by_model(trace: Trace) -> tuple[list[list[float]], list[list[float]]]:
@@ -69,8 +71,10 @@ def _by_model(trace: Trace) -> tuple[list[list[float]], list[list[float]]]:
     return arrivals_s, ends_s
 
 
-def _most_saved(spans: list[tuple[float, float, float]], slots: int) -> float:
-    """The gaps' share of what *slots* machines can save, none working on two spans at once."""
+def most_saved(gaps: list[_Gap], busy: list[tuple[float, float]], slots: int) -> float:
+    """What *gaps* can save at most in *slots* that hold one of them at a time, or are *busy*."""
+    most = _BUSY_TIMES * max((saved for _, _, saved in gaps), default=1.0)
+    spans = [*gaps, *((begin, end, most) for begin, end in busy)]
     times = sorted({each for begin, end, _ in spans for each in (begin, end)})
     number = {at: n for n, at in enumerate(times)}
     begins: list[list[int]] = [[] for _ in times]
@@ -85,8 +89,7 @@ def _most_saved(spans: list[tuple[float, float, float]], slots: int) -> float:
     for _ in range(slots):
         if not _augment(begins, ends, arcs, taken, passing, height):
             break
-    return sum(saved for (_, _, saved), is_taken in zip(arcs, taken, strict=True)
-               if is_taken and saved < _BUSY)
+    return sum(saved for (_, _, saved), kept in zip(gaps, taken, strict=False) if kept)
 
 
 def _longest(

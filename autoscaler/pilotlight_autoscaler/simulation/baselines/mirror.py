@@ -107,6 +107,16 @@ class Mirror:
                 known.replicas[worker_id] = replica
             self._changed[replica.model] = None
 
+    def remove_replica(self, worker_id: str, revision_id: str) -> None:
+        replica = self.rooms[worker_id].replicas.get(revision_id)
+        if replica is None:
+            return  # its own order: it knows
+        self.rooms[worker_id].take(revision_id)
+        known = self.models.get(replica.model)
+        if known is not None:
+            known.replicas.pop(worker_id, None)
+            self._changed[replica.model] = None
+
     def remove_worker(self, worker_id: str) -> None:
         room = self.rooms.pop(worker_id, None)
         for replica in room.replicas.values() if room else ():
