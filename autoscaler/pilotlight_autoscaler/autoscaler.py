@@ -114,6 +114,16 @@ class Autoscaler:
 
     # ── asked ────────────────────────────────────────────────────────────────────────────────
 
+    def patience_s(self, model: str) -> float:
+        """The only replica that a model may have is not let go before it has idled for long, and
+        no load brings another one. Where room is short, others may want its place at once.
+        """
+        view = self._mirror.model(model)
+        if self._watch.lacking or not view.only or view.ready != 1 or view.attaching or view.queued:
+            return 0.0
+        fixed_s = view.snapshot.config.idle_timeout_s
+        return self._rules.keep_alive.at_least_s(view) if fixed_s is None else fixed_s
+
     def decide(self, now_s: float) -> Decision:
         """What to do, and when to look again.
 

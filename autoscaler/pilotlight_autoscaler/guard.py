@@ -3,7 +3,7 @@
 Windows that follow from the gaps seen pay off on any traffic that is indifferent to them. Requests
 that come just after a replica has gone are not: each costs what it stayed and a cold start. So the
 realised cost of each gap is compared with what the fallback would have cost on it; once the sum
-of what was lost exceeds a cold start, the fallback is followed until that is forgotten.
+of what was lost exceeds half a cold start, the fallback is followed until that is forgotten.
 """
 
 from __future__ import annotations

@@ -63,6 +63,12 @@ class Policy(Protocol):
     def cold_started(self, model: str, tier: Tier, seconds: float) -> None:
         """An attach took so long from its order to a ready replica."""
 
+    def patience_s(self, model: str) -> float:
+        """How long it need not be asked although the model's replica has become busy or idle.
+
+        What else happens must be told and asked about as ever, and then this, too.
+        """
+
     def decide(self, now_s: float) -> Decision:
         """What to do. Asked again before it is told of the change, it says the same again.
 

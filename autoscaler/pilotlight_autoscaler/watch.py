@@ -89,7 +89,7 @@ class Watch:
         lacks = view.want > view.ready + view.attaching
         goes = bool(view.leaves_at) and min(view.leaves_at.values()) <= now_s
         drains = bool(view.drains)
-        # Mostly nobody is in the sets: asking that first is cheaper, and this runs for each request.
+        # Mostly nobody is in the sets: asked first, as this runs for each request.
         if lacks:
             self.lacking.add(name)
         elif self.lacking:

@@ -210,7 +210,7 @@ class Simulation:
             self._actuator.remove(now_us, replica)
             self._reports.soon(now_us)
         else:
-            self._reports.state(replica, now_us)
+            self._reports.idle(replica, now_us)
 
     def _serve_queue(self, now_us: int, replica: Replica) -> None:
         queue, room = replica.model.queue, replica.model.max_ongoing - replica.ongoing
@@ -221,7 +221,7 @@ class Simulation:
 
     def _ready(self, now_us: int, replica: Replica) -> None:
         self._serve_queue(now_us, replica)
-        self._reports.state(replica, now_us)
+        self._reports.ready(replica, now_us)
 
     def _gone(self, now_us: int, replica: Replica) -> None:
         if self._adversary is None:

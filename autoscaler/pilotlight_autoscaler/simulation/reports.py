@@ -12,6 +12,8 @@ from pilotlight_autoscaler.simulation.machines import Model, Replica
 from pilotlight_autoscaler.simulation.setting import Setting
 from pilotlight_autoscaler.simulation.trace import US_PER_S
 
+_LONG_S = 1e9
+
 
 class Reports:
     """Replicas and queues that the policy does not know the state of; told before it decides."""
@@ -30,10 +32,15 @@ class Reports:
     def load(self, replica: Replica, now_us: int) -> None:
         """A busy replica has more or less to do."""
         self._changed(replica)
-        self._agenda.decide_by(now_us + self._load_us)
+        self._decide_by(replica, now_us, self._load_us)
 
-    def state(self, replica: Replica, now_us: int) -> None:
-        """A replica is idle, or ready."""
+    def idle(self, replica: Replica, now_us: int) -> None:
+        """A replica has ended its last request."""
+        self._changed(replica)
+        self._decide_by(replica, now_us, self._tick_us)
+
+    def ready(self, replica: Replica, now_us: int) -> None:
+        """A replica is there."""
         self._changed(replica)
         self._agenda.decide_by(now_us + self._tick_us)
 
@@ -69,6 +76,15 @@ class Reports:
         if decision.wake_at_s is not None and decision.wake_at_s < inf:
             self._agenda.decide_by(max(now_us + 1, ceil(decision.wake_at_s * US_PER_S)))
         return decision
+
+    def _decide_by(self, replica: Replica, now_us: int, delay_us: int) -> None:
+        """What comes and goes where there is room need only be noted, if the policy says so."""
+        by_us = now_us + delay_us
+        if by_us < self._agenda.decide_us:
+            patience_s = min(self._policy.patience_s(replica.model.name), _LONG_S)
+            # Rounded as a wake-up at that time is.
+            patient_us = ceil((now_us / US_PER_S + patience_s) * US_PER_S)
+            self._agenda.decide_by(max(by_us, patient_us))
 
     def _changed(self, replica: Replica) -> None:
         if replica.reported:

@@ -152,6 +152,9 @@ class Mirror:
 
     # --- Policy: what it answers
 
+    def patience_s(self, model: str) -> float:
+        return 0.0
+
     def decide(self, now_s: float) -> Decision:
         while self._timers and self._timers[0][0] <= now_s:
             at_s, name = heappop(self._timers)
