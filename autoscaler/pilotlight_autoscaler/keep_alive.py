@@ -13,8 +13,7 @@ from pilotlight_autoscaler.gaps import BINS, EDGES_S, GapHistogram
 
 _LEAD_FACTOR, _LEAD_S = 1.1, 0.5  # a forecast replica is ready a little early
 
-_EDGES_BACKWARD = tuple(range(BINS, 0, -1))
-_HALF_WIDTHS_S = tuple((EDGES_S[n] - EDGES_S[n - 1]) / 2 for n in _EDGES_BACKWARD)
+_HALF_WIDTHS_S = tuple((EDGES_S[n + 1] - EDGES_S[n]) / 2 for n in range(BINS))
 
 _Plan = tuple[int, Any]  # the edge at which the state changes, and the plan from there on
 
@@ -56,14 +55,21 @@ def plan_gap(
     The first begins at 0 if the replica should stay at all. Two states (there, not there), one
     backward pass over the bins; moving from "not there" to "there" costs a load.
     """
-    backward = gaps.masses()[::-1]
+    masses = gaps.masses()
     lost_s = break_even_s(cold_start_s, weight, burst)
     # Costs times the mass that gets so far: a step needs no division.
-    surviving = backward[0]
-    there = gone = surviving * lost_s
+    first, surviving = _tail(masses, gaps.above, lost_s)
+    gone = there = surviving * lost_s
     there_next: _Plan | None = None  # from here on: when the state changes, and what follows then
     gone_next: _Plan | None = None
-    for edge, mass, half_width_s in zip(_EDGES_BACKWARD, backward[1:], _HALF_WIDTHS_S, strict=True):
+    if first < BINS:
+        mass = masses[first]
+        there += (surviving + surviving - mass) * _HALF_WIDTHS_S[first] - mass * lost_s
+        there_next = (first + 1, None)
+    backward = slice(first - 1, None, -1)
+    for edge, mass, half_width_s in zip(
+        range(first, 0, -1), masses[backward], _HALF_WIDTHS_S[backward], strict=False
+    ):
         reload = surviving * cold_start_s + there
         stay = (surviving + surviving + mass) * half_width_s
         surviving += mass
@@ -77,6 +83,23 @@ def plan_gap(
         else:
             gone += mass * lost_s
     return _spans(there_next, there=True) if there <= gone else _spans(gone_next, there=False)
+
+
+def _tail(masses: list[float], above: int, lost_s: float) -> tuple[int, float]:
+    """From which bin on nobody stays or comes back, and the mass that gets so far.
+
+    Where all bins from *above* on have the prior's mass m, their widths w grow faster than the mass
+    S that gets there falls: once staying through one costs more than it saves, w (S - m / 2) above
+    m times what is lost, so it is in all later ones. Being gone costs S times what is lost.
+    """
+    beyond, first = masses[BINS], max(1, above)  # the first one is wider than the second
+    while first < BINS:
+        mass = masses[first]
+        surviving = beyond + (BINS - first) * mass
+        if (surviving + surviving - mass) * _HALF_WIDTHS_S[first] > mass * lost_s:
+            return first, surviving
+        first += 1
+    return BINS, beyond
 
 
 def _spans(plan: _Plan | None, *, there: bool) -> list[tuple[float, float]]:

@@ -12,7 +12,6 @@ from pilotlight_autoscaler.gaps import BINS
 from pilotlight_autoscaler.snapshot import Tier
 from pilotlight_autoscaler.windows import BUCKETS
 
-STATE_VERSION = 1
 MAX_MODELS = 100_000
 _MAX_POINTS = 10_001  # one for each number of replicas
 
@@ -117,7 +116,7 @@ class PoolState(_State):
 class PolicyState(_State):
     """All that a policy remembers."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2  # 1 had other bins of gaps
     decided_s: _Amount = 0.0  # time does not go back behind this
     models: Annotated[dict[str, ModelState], Field(max_length=MAX_MODELS)] = {}
     pool: PoolState = PoolState()

@@ -287,9 +287,9 @@ def test_autoscaler_state_survives_json() -> None:
 @pytest.mark.parametrize(
     ("values", "place"),
     [
-        ({"version": 2}, "version"),
+        ({"version": 1}, "version"),
         ({"models": {"a": {"burst": {"k": math.nan}}}}, r"models\.a\.burst\.k"),
-        ({"models": {"a": {"gaps": {"counts": {"99": 1.0}}}}}, r"models\.a\.gaps\.counts"),
+        ({"models": {"a": {"gaps": {"counts": {"199": 1.0}}}}}, r"models\.a\.gaps\.counts"),
         ({"models": {"a": {"colour": 1}}}, r"models\.a\.colour"),
         ([], "all of it"),
     ],

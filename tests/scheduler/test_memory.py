@@ -69,9 +69,9 @@ def test_memory_that_was_restored_goes_on_counting_the_gap() -> None:
     [
         (b"\x80abc", "codec"),
         (b"{", "Expecting"),
-        (b'{"version": 2}', "version"),
-        (b'{"version": 1, "models": {"a": {"burst": {"k": -1}}}}', "models.a.burst.k"),
-        (b'{"version": 1, "decided_s": 5000.0}', "ahead of this machine's clock"),
+        (b'{"version": 3}', "version"),
+        (b'{"version": 2, "models": {"a": {"burst": {"k": -1}}}}', "models.a.burst.k"),
+        (b'{"version": 2, "decided_s": 5000.0}', "ahead of this machine's clock"),
     ],
 )
 def test_memory_that_cannot_be_used_is_refused_by_name(
