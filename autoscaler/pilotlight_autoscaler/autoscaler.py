@@ -17,10 +17,10 @@ from math import inf
 
 from pilotlight_autoscaler.actions import Actions
 from pilotlight_autoscaler.checks import require
-from pilotlight_autoscaler.decision import Decision, Reason, Rule, Unplaced
+from pilotlight_autoscaler.decision import Attach, Decision, Detach, Drain, Reason, Rule, Unplaced
 from pilotlight_autoscaler.draft import Draft
 from pilotlight_autoscaler.errors import ClockError
-from pilotlight_autoscaler.explain import hold_reason
+from pilotlight_autoscaler.explain import hold_reason, new_hold_reason
 from pilotlight_autoscaler.keep_alive import Windows
 from pilotlight_autoscaler.learned import Learned
 from pilotlight_autoscaler.lessons import Lessons
@@ -195,22 +195,12 @@ class Autoscaler:
 
     def _new_reasons(self, now_s: float) -> tuple[Reason, ...]:
         """Why nothing is done, for those of whom another rule holds than last time."""
-        found = (self._new_reason(view, now_s) for view in self._watch.seen)
+        found = [
+            new_hold_reason(view, self._look, now_s)
+            for view in self._watch.seen
+            if view.name not in self._watch.leaving
+        ]
         return tuple(reason for reason in found if reason is not None)
-
-    def _new_reason(self, view: ModelView, now_s: float) -> Reason | None:
-        live = view.ready + view.attaching
-        if view.want > live or view.name in self._watch.leaving:
-            return None
-        steady = view.demand <= view.target * live
-        rule: str = Rule.REST if live == 0 else Rule.HOLDS
-        if steady and view.learned.rule == rule:
-            return None
-        reason = hold_reason(view, self._look, now_s)
-        if reason.rule == view.learned.rule:
-            return None
-        view.learned.rule = reason.rule
-        return reason
 
     def _act(self, now_s: float, reasons: tuple[Reason, ...]) -> Decision:
         mirror, watch = self._mirror, self._watch
@@ -229,7 +219,8 @@ class Autoscaler:
             self._unplaced = actions.unplaced(short)
             self._room_due_s = actions.room_due_s(short)
             needed = needed_workers(draft, short)
-        for order in (*attach, *detach, *drain):
+        orders: tuple[Attach | Detach | Drain, ...] = (*attach, *detach, *drain)
+        for order in orders:
             view = mirror.models.get(order.model)
             if view is not None:
                 view.learned.rule = order.reason.rule
@@ -237,7 +228,7 @@ class Autoscaler:
             watch.expect(mirror.models[name])
         pool = self._pool.decide(mirror, draft.filled() if attach else 0, needed, now_s)
         # Orders hold until they are told of as carried out.
-        mirror.room_changed = bool(attach or detach or drain)
+        mirror.room_changed = bool(orders)
         mirror.pool_changed = False
         return Decision(attach, detach, drain, self._unplaced, pool, reasons, self._wake_s(now_s))
 

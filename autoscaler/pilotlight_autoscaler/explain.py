@@ -76,6 +76,21 @@ def hold_reason(model: ModelView, look: Look, now_s: float) -> Reason:
     return Reason(model.name, rule, text, inputs_of(model))
 
 
+def new_hold_reason(model: ModelView, look: Look, now_s: float) -> Reason | None:
+    """Why nothing is done, if that is another rule than last time; notes it."""
+    learned, live = model.learned, model.ready + model.attaching
+    if model.want > live:
+        return None
+    steady = model.demand <= model.target * live
+    if steady and learned.rule == (Rule.REST if live == 0 else Rule.HOLDS):
+        return None
+    reason = hold_reason(model, look, now_s)
+    if reason.rule == learned.rule:
+        return None
+    learned.rule = reason.rule
+    return reason
+
+
 def inputs_of(model: ModelView) -> tuple[tuple[str, float], ...]:
     """The numbers that rules look at."""
     learned = model.learned

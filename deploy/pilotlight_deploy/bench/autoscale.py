@@ -35,7 +35,7 @@ _OURS = "pilotlight"
 # ends within minutes. The published shape holds below.
 _MAX_DAILY = 1000.0
 _MODELS, _DAYS = 60, 7.0
-_WEIGHTS = (100.0, 400.0)
+_EQUAL_HOURS_DAYS, _WEIGHTS = 3.0, (100.0, 400.0)
 _POOL_DAYS, _POOL_MODELS, _POOL_WORKERS = 2.0, 83, 25
 _SPEED_MODELS, _SPEED_RUNS = 100, 3
 
@@ -100,7 +100,7 @@ class _Bench:
         """Cold requests beside a fixed keep-alive of ten minutes that holds as many hours."""
         ratios = []
         for seed in REPORTING_SEEDS:
-            trace = _trace(_MODELS, _DAYS, seed)
+            trace = _trace(_MODELS, _EQUAL_HOURS_DAYS, seed)
             fixed = self._run(trace, seed, "fixed600", _config())
 
             def ours(weight: float, trace: Trace = trace, seed: int = seed) -> Result:
