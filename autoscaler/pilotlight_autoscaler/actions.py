@@ -189,7 +189,9 @@ class Actions:
             learned.stepped_at_s, learned.step_floor = self._now_s, floor
             next_step_s = self._now_s + model.snapshot.config.panic.window_s
         if model.only and not self._draft.live(model):
-            next_step_s = self._look.back_s(model, next_step_s)  # there is no next step
+            next_step_s = self._look.back_s(
+                model, self._now_s, next_step_s
+            )  # there is no next step
         model.due_s = min(model.due_s, next_step_s)
 
 

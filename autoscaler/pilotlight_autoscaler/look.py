@@ -152,10 +152,10 @@ class Look:
                 return least_s
         return idle_s + self.windows(model).keep_s
 
-    def back_s(self, model: ModelView, soon_s: float) -> float:
-        """When to look at a model that has just gone: when it may be due, not before *soon_s*."""
-        forecast, at_s = self._forecast(model, soon_s)
-        return soon_s if forecast is not None else max(soon_s, at_s)
+    def back_s(self, model: ModelView, now_s: float, soon_s: float) -> float:
+        """When to look at a model that goes now: when it is due again; *soon_s* if it is now."""
+        forecast, at_s = self._forecast(model, now_s)
+        return soon_s if forecast is not None else at_s
 
     def _forecast(self, model: ModelView, now_s: float) -> tuple[Prewarm | None, float]:
         """A window that is open now, and when to look again."""
