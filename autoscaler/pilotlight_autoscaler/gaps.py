@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 
 # Under a second, then up to two days, each bin 8.9 % wider than the one before; and more. A
 # forecast holds a replica for a bin at least, half of it idle on average: a steady rhythm costs 4 %
@@ -10,6 +11,7 @@ from bisect import bisect_right
 BINS = 143
 HORIZON_S = 2 * 86400.0
 EDGES_S = (0.0, *(HORIZON_S ** (n / (BINS - 1)) for n in range(BINS)))
+WIDTHS_S = tuple(upper - lower for lower, upper in pairwise(EDGES_S))
 HALF_LIFE_GAPS = 100
 PRIOR_GAPS = 2.0  # as if seen before anything was: spread over the bins, a fifth beyond them
 _PRIOR_IN_RANGE = 0.8

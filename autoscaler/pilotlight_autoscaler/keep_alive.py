@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pilotlight_autoscaler.gaps import BINS, EDGES_S, GapHistogram
+from pilotlight_autoscaler.gaps import BINS, EDGES_S, WIDTHS_S, GapHistogram
 
 _LEAD_FACTOR, _LEAD_S = 1.1, 0.5  # a forecast replica is ready a little early
 
-_HALF_WIDTHS_S = tuple((EDGES_S[n + 1] - EDGES_S[n]) / 2 for n in range(BINS))
+_HALF_WIDTHS_S = tuple(width_s / 2 for width_s in WIDTHS_S)
 
 _Plan = tuple[int, Any]  # the edge at which the state changes, and the plan from there on
 

@@ -160,9 +160,7 @@ class Mirror:
         if learned is None or learned.load.window_s != window_s:
             learned = learned.with_window(window_s) if learned else Learned(window_s)
             self.learned[view.name] = learned
-        view.learned = learned
-        view.measure()
-        view.windows = None
+        view.adopt(learned)
         if learned.prewarm_until_s is not None:
             self.prewarmed.add(view.name)
         self.changed.add(view.name)

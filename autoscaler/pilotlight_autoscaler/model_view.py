@@ -8,7 +8,7 @@ from pilotlight_autoscaler.decision import Rule
 from pilotlight_autoscaler.gaps import bin_of
 from pilotlight_autoscaler.keep_alive import Prewarm, Windows, break_even_s, lead_s
 from pilotlight_autoscaler.learned import Learned
-from pilotlight_autoscaler.residency import residency_index, unknown_index
+from pilotlight_autoscaler.residency import hit_rates, unknown_index
 from pilotlight_autoscaler.snapshot import ModelSnapshot, Phase, ReplicaSnapshot
 
 MIN_RESIDENCY_S = 1.0
@@ -18,8 +18,8 @@ class ModelView:
     """One model. Draining replicas serve no new request: they are not among the live ones."""
 
     __slots__ = (
-        "_index_key",
-        "_indexes",
+        "_rates",
+        "_rates_version",
         "attaching",
         "cold_start_s",
         "drains",
@@ -63,8 +63,8 @@ class ModelView:
         self.rising = False  # its load is above what its replicas are meant for
         self.windows: Windows | None = None  # of this idle gap, the latest that were asked for
         self.windows_version = -1  # of what was learned, when they were worked out
-        self._index_key: object = None
-        self._indexes: dict[int, float] = {}
+        self._rates: list[float] = []  # of `_rates_version` of what was learned
+        self._rates_version = -1
         self.tell(snapshot)
 
     def tell(self, snapshot: ModelSnapshot) -> None:
@@ -76,6 +76,12 @@ class ModelView:
         self.target = config.target
         # Whether it has one replica or none, by its requests and gaps alone.
         self.only = config.max_replicas == 1 and not (config.min_replicas or config.schedule)
+        self.measure()
+
+    def adopt(self, learned: Learned) -> None:
+        """Go by this from now on, and by nothing that was worked out before."""
+        self.learned = learned
+        self.windows, self._rates_version = None, -1
         self.measure()
 
     def measure(self) -> None:
@@ -136,11 +142,6 @@ class ModelView:
                 age_s, self.break_even_s * priority, snapshot.requests_per_s, penalty
             )
             return worth / self.share
-        key = (learned.version, penalty)
-        if key != self._index_key:
-            self._index_key, self._indexes = key, {}
-        number = bin_of(age_s)
-        found = self._indexes.get(number)
-        if found is None:
-            found = self._indexes[number] = residency_index(learned.gaps, age_s, penalty)
-        return found / self.share
+        if self._rates_version != learned.version:
+            self._rates, self._rates_version = hit_rates(learned.gaps), learned.version
+        return penalty * self._rates[bin_of(age_s)] / self.share

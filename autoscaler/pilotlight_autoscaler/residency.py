@@ -5,7 +5,9 @@ Above 1 it pays for itself; under scarcity the lowest goes first. A Gittins inde
 
 from __future__ import annotations
 
-from pilotlight_autoscaler.gaps import BINS, EDGES_S, GapHistogram, bin_of
+from itertools import accumulate
+
+from pilotlight_autoscaler.gaps import BINS, WIDTHS_S, GapHistogram, bin_of
 
 
 def residency_index(gaps: GapHistogram, age_s: float, penalty: float) -> float:
@@ -13,18 +15,39 @@ def residency_index(gaps: GapHistogram, age_s: float, penalty: float) -> float:
 
     *age_s* counts as the lower edge of its bin: within a bin the index stands still.
     """
+    return penalty * hit_rates(gaps)[bin_of(age_s)]
+
+
+def hit_rates(gaps: GapHistogram) -> list[float]:
+    """By bin of the age: gaps that end per second of staying, over the best horizon.
+
+    Gaps that ended and seconds stayed, summed up from the first bin on, are points of a curve. The
+    index is the steepest slope from the age's point to a later one, which touches the hull above
+    them: it is drawn from the right, one point at a time, for all ages in one pass.
+    """
     masses = gaps.masses()
-    first = min(bin_of(age_s), BINS)
-    after = sum(masses[first:])
-    if first == BINS or after <= 0:
-        return 0.0
-    best, ended, seconds, left = 0.0, 0.0, 0.0, after
-    for n in range(first, BINS):
-        ended += masses[n]
-        seconds += (EDGES_S[n + 1] - EDGES_S[n]) * (left - masses[n] / 2)
-        left -= masses[n]
-        best = max(best, ended / seconds)
-    return penalty * best
+    ended = [0.0, *accumulate(masses[:BINS])]
+    left = sum(masses)
+    stayed = [0.0]
+    for width_s, mass in zip(WIDTHS_S, masses, strict=False):
+        stayed.append(stayed[-1] + width_s * (left - mass / 2))
+        left -= mass
+    rates = [0.0] * (BINS + 1)  # beyond two days nothing is known to come
+    hull = [BINS]
+    for n in range(BINS - 1, -1, -1):
+        x, y = stayed[n], ended[n]
+        at = hull[-1]
+        best = (ended[at] - y) / (stayed[at] - x)
+        while len(hull) > 1:
+            at = hull[-2]
+            rate = (ended[at] - y) / (stayed[at] - x)
+            if rate < best:
+                break
+            best = rate
+            hull.pop()
+        rates[n] = best
+        hull.append(n)
+    return rates
 
 
 def unknown_index(
