@@ -44,7 +44,7 @@ Case = dict[str, Any]
 
 
 def run(on_progress: OnProgress) -> BenchReport:
-    """Everything, in about ten minutes on one core."""
+    """Everything, in about six minutes on one core."""
     bench = _Bench(on_progress)
     figures = [
         *bench.cost_ratios(),
