@@ -44,13 +44,13 @@ class MappedCheckpoint:
         path: Path,
         infos: Mapping[str, TensorInfo],
         nbytes: int,
-        mapped: mmap | None = None,
+        mapped: memoryview | None = None,
     ) -> None:
         """Map *path*, or take *mapped*: a private mapping of the same bytes somewhere else."""
         self.path = path
         self.infos = infos
         self.nbytes = nbytes
-        self._mapped: mmap | None = _map(path, nbytes) if mapped is None else mapped
+        self._mapped: mmap | memoryview | None = _map(path, nbytes) if mapped is None else mapped
 
     @property
     def location(self) -> str:
@@ -104,7 +104,7 @@ class MappedCheckpoint:
         """Let go of the mapping. It is unmapped when the last tensor of it dies."""
         self._mapped = None
 
-    def _open(self) -> mmap:
+    def _open(self) -> mmap | memoryview:
         if self._mapped is None:
             raise ValueError(f"{self.path}: the mapping is closed")
         return self._mapped
@@ -121,7 +121,7 @@ def _map(path: Path, nbytes: int) -> mmap:
         raise CheckpointError(path, f"cannot be mapped: {error.strerror}") from error
 
 
-def _view(mapped: mmap, info: TensorInfo, path: Path) -> torch.Tensor:
+def _view(mapped: mmap | memoryview, info: TensorInfo, path: Path) -> torch.Tensor:
     if isinstance(info, PackedTensor):
         return kernel_layout.view(_bytes(mapped, info.start, info.nbytes), info.layout)
     dtype = torch_dtype(info.dtype, info.name, path)
@@ -131,7 +131,7 @@ def _view(mapped: mmap, info: TensorInfo, path: Path) -> torch.Tensor:
     return _bytes(mapped, info.start, info.nbytes).view(dtype).view(shape)
 
 
-def _bytes(mapped: mmap, start: int, nbytes: int) -> torch.Tensor:
+def _bytes(mapped: mmap | memoryview, start: int, nbytes: int) -> torch.Tensor:
     # Each tensor has a storage of its own, of its own size: whoever copies or pickles a storage
     # gets that tensor, not the file. It refers to the mmap object but exports no buffer of it,
     # so mmap.close() would pull the memory away; nobody calls it, the last reference unmaps.

@@ -1,4 +1,4 @@
-"""Two calls on mapped pages that Python lacks, or makes only while it holds the GIL. Linux."""
+"""Calls on mapped pages that Python lacks, or makes only while it holds the GIL. Linux."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mmap import PAGESIZE
 
 _MADV_POPULATE_READ = 22  # Linux 5.14
 _MADV_POPULATE_WRITE = 23
+_MADV_COLLAPSE = 25  # Linux 6.1
 # ctypes lets go of the GIL around a call: other threads go on while pages come from the disk.
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -33,6 +34,15 @@ def populate(address: int, nbytes: int, *, write: bool = False) -> bool:
     if code == errno.EINVAL:
         return False
     raise OSError(code, os.strerror(code))
+
+
+def collapse(address: int, nbytes: int) -> bool:
+    """Make huge pages of those of this range that were begun; False where some stayed small.
+
+    The contents stay. Asks no setting of the kernel's but `deny`, and no privilege; where the
+    mapping's address does not suit, or no huge page is free, nothing changes.
+    """
+    return _libc.madvise(address, nbytes, _MADV_COLLAPSE) == 0
 
 
 def resident_bytes(address: int, nbytes: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
-from mmap import mmap
 from types import TracebackType
 from typing import Self
 
@@ -51,7 +50,7 @@ class Lease(_LockedExtent):
         """All bytes, flat uint8, in the pages that a GPU registers: copy from it, never write."""
         return torch.frombuffer(self._view(), dtype=torch.uint8)
 
-    def map_private(self) -> mmap:
+    def map_private(self) -> memoryview:
         """Map all bytes once more: writing to that makes a copy of the page, unseen by others.
 
         Raises ArenaError.
