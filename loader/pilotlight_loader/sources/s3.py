@@ -7,7 +7,6 @@ signed: its X-Amz-SignedHeaders is `host` (and x-amz-request-payer, which is the
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,18 +16,17 @@ from urllib.parse import urlsplit
 
 from pilotlight_loader.errors import (
     AccessDeniedError,
-    LocationError,
     SourceReadError,
     TransientReadError,
 )
 from pilotlight_loader.sources.http import HttpOptions, HttpSource, open_object
 from pilotlight_loader.sources.http_route import HttpRequest, Route
 from pilotlight_loader.sources.location import Location
+from pilotlight_loader.sources.s3_clients import CLIENTS, ClientSettings
 
 PRESIGNED_S = 3600  # role credentials may end earlier: a refused request is signed again
 USED_S = PRESIGNED_S / 2  # signed again before: clocks differ, and a part takes its time
 MAX_NAMES = 10_000  # a checkpoint's directory has hundreds
-LIST_TIMEOUT_S = 10
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _REQUESTER_PAYS = {"x-amz-request-payer": "requester"}
 
@@ -45,6 +43,15 @@ class S3Options:
     anonymous: bool = False  # public buckets: unsigned
     http: HttpOptions = field(default_factory=HttpOptions)
 
+    def client_settings(self) -> ClientSettings:
+        return ClientSettings(
+            profile=self.profile,
+            endpoint_url=self.endpoint_url,
+            region=self.region,
+            addressing_style=self.addressing_style,
+            anonymous=self.anonymous,
+        )
+
 
 def open_s3(location: Location, options: S3Options) -> S3Store:
     """Raises LocationError (no boto3, no such profile)."""
@@ -59,7 +66,7 @@ class S3Store:
         self._bucket = location.authority
         self._prefix = f"{location.directory}/" if location.directory else ""
         self._options = options or S3Options()
-        self._client = _client(self._options, self.location)
+        self._client = CLIENTS.get(self._options.client_settings(), self.location)
         self._pool = self._options.http.pool()
         # Buckets of one name stand at several endpoints: the cache must not mistake them.
         host = urlsplit(self._client.meta.endpoint_url).netloc
@@ -96,8 +103,7 @@ class S3Store:
         return sorted(key[len(self._prefix) :] for key in keys if key != self._prefix)
 
     def close(self) -> None:
-        self._pool.close()
-        self._client.close()
+        self._pool.close()  # the client is everybody's
 
     def __enter__(self) -> Self:
         return self
@@ -140,52 +146,19 @@ class _Presigner:
                 operation, Params=parameters, ExpiresIn=PRESIGNED_S
             )
         except Exception as error:  # botocore raises classes that it makes at run time
+            CLIENTS.forget(self._client)  # as where there were no credentials yet
             raise _client_error(error, self._location) from error
         return HttpRequest(url, self._headers, use_until_s=time.monotonic() + USED_S)
 
     def was_refused(self) -> bool:
         # s3:GetObjectVersion may be denied where s3:GetObject is not: the ETag still pins.
         self.version_id = None
+        CLIENTS.forget(self._client)
         return True
 
 
-def _client(options: S3Options, location: str) -> Any:
-    try:
-        # Where nothing is read from S3, boto3 need not be installed, and costs 0.2 s to import.
-        import boto3  # noqa: PLC0415
-        import botocore.session  # noqa: PLC0415
-        from botocore import UNSIGNED  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-    except ImportError as error:
-        raise LocationError(location, "s3:// needs boto3: pip install boto3") from error
-    config = Config(
-        signature_version=UNSIGNED if options.anonymous else "s3v4",
-        s3={"addressing_style": options.addressing_style},
-        connect_timeout=LIST_TIMEOUT_S,
-        read_timeout=LIST_TIMEOUT_S,
-        retries={"total_max_attempts": 3},
-    )
-    try:
-        core = botocore.session.get_session()
-        core.register_component("data_loader", _service_models())
-        session = boto3.Session(
-            botocore_session=core, profile_name=options.profile, region_name=options.region
-        )
-        return session.client("s3", endpoint_url=options.endpoint_url, config=config)
-    except Exception as error:  # botocore: no such profile, no region, not a URL, …
-        raise LocationError(location, f"{type(error).__name__}: {error}") from error
-
-
-@functools.cache
-def _service_models() -> Any:
-    """What botocore reads of S3's interface: 60 ms for the first client, 9 for the others."""
-    from botocore.loaders import create_loader  # noqa: PLC0415 - as in _client
-
-    return create_loader()
-
-
 def _client_error(error: Exception, location: str) -> SourceReadError:
-    from botocore import exceptions as botocore  # noqa: PLC0415 - as in _client
+    from botocore import exceptions as botocore  # noqa: PLC0415 - as in make_client
 
     if isinstance(error, botocore.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

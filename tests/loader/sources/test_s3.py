@@ -21,6 +21,7 @@ from pilotlight_loader.errors import (
 from pilotlight_loader.sources import s3
 from pilotlight_loader.sources.location import parse_location
 from pilotlight_loader.sources.s3 import S3Options, S3Store
+from pilotlight_loader.sources.s3_clients import S3Clients, make_client
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +356,7 @@ def test_s3_profile_that_is_not_there_is_a_location_error(s3_store):
 def signatures(monkeypatch) -> list[str]:
     """Keys that were signed for, in order."""
     signed: list[str] = []
-    real = s3._client
+    real = make_client
 
     def client(*arguments):
         made = real(*arguments)
@@ -368,5 +369,25 @@ def signatures(monkeypatch) -> list[str]:
         made.generate_presigned_url = counted
         return made
 
-    monkeypatch.setattr(s3, "_client", client)
+    monkeypatch.setattr(s3, "CLIENTS", S3Clients(client))
     return signed
+
+
+def test_s3_stores_of_one_kind_share_their_client(fake_store):
+    assert fake_store()._client is fake_store()._client
+
+
+def test_s3_refused_signature_ends_the_sharing(fake_store, server):
+    store = fake_store()
+    source = store.open("blob")
+    server.script("/bucket/model/blob", answer(403))
+    read(source, 0, 10)
+
+    assert fake_store()._client is not store._client
+
+
+def test_s3_closed_store_leaves_the_client_to_the_others(bucket, s3_store):
+    one, two = s3_store(f"s3://{bucket[1]}"), s3_store(f"s3://{bucket[1]}")
+    one.close()
+
+    assert two.names() == []
