@@ -42,7 +42,8 @@ def collapse(address: int, nbytes: int) -> bool:
     The contents stay. Asks no setting of the kernel's but `deny`, and no privilege; where the
     mapping's address does not suit, or no huge page is free, nothing changes.
     """
-    return _libc.madvise(address, nbytes, _MADV_COLLAPSE) == 0
+    failed: int = _libc.madvise(address, nbytes, _MADV_COLLAPSE)
+    return failed == 0
 
 
 def resident_bytes(address: int, nbytes: int) -> int:

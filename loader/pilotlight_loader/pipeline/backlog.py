@@ -8,6 +8,8 @@ which reads them from the disk, brings the others, and then publishes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pilotlight_loader.layout import CHUNK_BYTES
 from pilotlight_loader.transfer.parts import Part
 
@@ -51,3 +53,12 @@ class Backlog:
     def is_short_of(self, file: str) -> bool:
         """Whether the disk lacks some of *file* because it was too slow."""
         return any(found == file for found, _ in self._left_out)
+
+    def left_out_bytes(self, file: str, spans: Sequence[tuple[int, int]]) -> int:
+        """How much of *spans* [start, end) is in chunks that the disk was too slow for."""
+        return sum(
+            min(end, (index + 1) * CHUNK_BYTES) - max(start, index * CHUNK_BYTES)
+            for start, end in spans
+            for index in range(start // CHUNK_BYTES, -(-end // CHUNK_BYTES))
+            if (file, index) in self._left_out
+        )

@@ -10,10 +10,10 @@ import torch
 from pilotlight_loader.devices.device import Device
 from pilotlight_loader.devices.resolve import resolve_device
 from pilotlight_loader.pipeline.delivery import Delivery
+from pilotlight_loader.pipeline.disk_tier import Cache
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
 from pilotlight_loader.pipeline.transfer_plan import transfer_of
-from pilotlight_loader.pipeline.write_through import Cache
 
 
 @contextmanager

@@ -22,12 +22,12 @@ from pilotlight_loader.errors import (
 )
 from pilotlight_loader.packed import PackedTensor
 from pilotlight_loader.pipeline.arrivals import Arrivals
+from pilotlight_loader.pipeline.disk_tier import Cache
 from pilotlight_loader.pipeline.feed import Feed
 from pilotlight_loader.pipeline.meter import Metered
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.own_tensor import OwnTensor
 from pilotlight_loader.pipeline.report import LoadReport, tier_report
-from pilotlight_loader.pipeline.write_through import Cache
 from pilotlight_loader.sources.source import ByteSource
 from pilotlight_loader.transfer.parts import TransferPlan
 

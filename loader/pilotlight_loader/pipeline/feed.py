@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from pilotlight_loader.devices.device import Device
 from pilotlight_loader.errors import LoadCancelledError, LoadFailedError
 from pilotlight_loader.pipeline.arrivals import Arrivals
+from pilotlight_loader.pipeline.disk_tier import Cache
 from pilotlight_loader.pipeline.host_copies import HostCopies, in_host_memory
 from pilotlight_loader.pipeline.landings import DirectLanding, MemoryOf, StagedLanding
 from pilotlight_loader.pipeline.meter import Meter, MeteredSource
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.report import tier_of
 from pilotlight_loader.pipeline.ring import Ring
-from pilotlight_loader.pipeline.write_through import Cache, WriteThrough
+from pilotlight_loader.pipeline.write_through import WriteThrough
 from pilotlight_loader.sources.source import ByteSource
 from pilotlight_loader.transfer.fetch import Fetch, FetchCounts
 from pilotlight_loader.transfer.parts import TransferPlan
@@ -164,6 +165,7 @@ class Feed:
                     tier.sources,
                     retry=self._options.retry,
                     backlog=self._options.staging_bytes // self._slab_bytes // 2,
+                    complete_s=self._options.complete_cache_s,
                 )
                 held.callback(write_through.abandon)
                 with self._lock:

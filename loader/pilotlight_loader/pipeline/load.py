@@ -17,12 +17,12 @@ from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.module_tensors import module_tensors
 from pilotlight_loader.pipeline.delivering import delivering
 from pilotlight_loader.pipeline.delivery import Delivery
+from pilotlight_loader.pipeline.disk_tier import Cache
 from pilotlight_loader.pipeline.gates import Gates
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
 from pilotlight_loader.pipeline.renamed import Rename, RenamedCheckpoint
 from pilotlight_loader.pipeline.report import LoadReport
-from pilotlight_loader.pipeline.write_through import Cache
 
 
 class Loading:

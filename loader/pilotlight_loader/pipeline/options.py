@@ -21,3 +21,6 @@ class TransferOptions:
     gap_bytes: int = GAP_BYTES
     retry: RetryDelays | None = field(default_factory=RetryPolicy)
     hedge: HedgePolicy | None = field(default_factory=HedgePolicy)
+    # For so long the end of a load brings what the disk tier was too slow for, so that the next
+    # load is local; the module can be used meanwhile. 0: leave it to the next load.
+    complete_cache_s: float = 600.0

@@ -9,9 +9,9 @@ import torch
 
 from pilotlight_loader.devices.device import Device
 from pilotlight_loader.pipeline.delivering import delivering
+from pilotlight_loader.pipeline.disk_tier import Cache
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
-from pilotlight_loader.pipeline.write_through import Cache
 
 # How far reading runs ahead of a consumer that takes its time: what it has not taken is in memory.
 AHEAD_BYTES = 1024**3

@@ -3,82 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager
-from typing import Protocol
 
-from pilotlight_loader.errors import CacheError, LoadCancelledError, LoaderError, ObjectChangedError
+from pilotlight_loader.errors import CacheError, LoadCancelledError, ObjectChangedError
 from pilotlight_loader.pipeline.backlog import Backlog
-from pilotlight_loader.sources.source import ByteSource, Reader
+from pilotlight_loader.pipeline.disk_tier import CacheEntry, Tier
+from pilotlight_loader.pipeline.remainder import WRITE_S, Remainder
+from pilotlight_loader.sources.source import ByteSource
 from pilotlight_loader.transfer.parts import Part
 from pilotlight_loader.transfer.policies import NoRetry, RetryDelays
 
 # What finish() may read beside the tensors that were asked for: the header, of 100 MB at most, and
-# what the disk was too slow for. Whoever left out more than that, or more than an eighth of the
-# object, did not want the whole of it.
+# pads. Whoever left out more than that, or more than an eighth of the object, did not want the
+# whole of it.
 FILL_BYTES = 128 * 1024 * 1024
 FILL_SHARE = 1 / 8
 SMALL_BYTES = 1024 * 1024  # of so little, anything may lack
-WRITE_S = 60.0  # for one part to be on its way to the disk
-FLUSH_S = 600.0  # for the ring's 512 MiB to be so, at 1 MB/s
+FLUSH_S = 600.0  # for the ring's 512 MiB to be on the disk, at 1 MB/s
 _CANCEL_POLL_S = 0.05
-
-
-class CacheEntry(Protocol):
-    """One object on its way into the cache. Thread-safe."""
-
-    @property
-    def nbytes(self) -> int:
-        """Of the whole object."""
-
-    def write(self, start: int, view: memoryview) -> Future[None] | None:
-        """Take the bytes at *start*; *view* may be used again when the future is done.
-
-        Never blocks: None while the disk has enough to do. Once abandoned, every future is soon
-        done.
-        """
-
-    def missing(self) -> Sequence[tuple[int, int]]:
-        """The spans [start, end) that nobody has written yet."""
-
-    def publish(self) -> None:
-        """All bytes are there: make the object visible, atomically."""
-
-    def abandon(self, *, keep: bool = True) -> None:
-        """Nothing more comes; what is there may serve a later attempt if *keep*. Idempotent."""
-
-
-class Tier(Protocol):
-    """The disk tier in the way of one load."""
-
-    @property
-    def sources(self) -> Mapping[str, ByteSource]:
-        """Where to read each file from: the cache, where it has it."""
-
-    def begin(self, file: str, /) -> CacheEntry | None:
-        """None where *file* is in the cache already. Raises what keeps the cache from it."""
-
-
-class Cache(Protocol):
-    """What `load` needs of the disk tier; pilotlight_loader.Cache is one."""
-
-    def tier(
-        self, sources: Mapping[str, ByteSource], /, *, cancel: threading.Event
-    ) -> AbstractContextManager[Tier]:
-        """May take minutes, while another process fetches the same.
-
-        Raises LoadCancelledError soon after *cancel* was set.
-        """
 
 
 class WriteThrough:
     """The entries of one transfer. A cache that fails is dropped, the load goes on."""
-
-    finish_s = FLUSH_S + WRITE_S  # by then finish() has given up what it waits for
 
     def __init__(
         self,
@@ -87,13 +36,20 @@ class WriteThrough:
         *,
         retry: RetryDelays | None = None,
         backlog: int = 1,
+        complete_s: float = 0.0,
     ) -> None:
-        """*retry* is for the reads of finish(), *backlog* the staging buffers it may hold."""
+        """*retry* is for the reads of finish(), *backlog* the staging buffers it may hold.
+
+        For so long finish() brings what the disk was too slow for; with 0 the next load does.
+        """
+        # By then finish() has given up what it waits for.
+        self.finish_s = FLUSH_S + WRITE_S + complete_s
+        self._complete_s = complete_s
         self._backlog = Backlog(backlog)
         self._retry = retry or NoRetry()
         self._cancelled = threading.Event()
         self._stale: set[str] = set()
-        self._reader: Reader | None = None  # of finish(), while it reads
+        self._remainder: Remainder | None = None  # of finish(), while it reads
         self._lock = threading.Lock()
         self._sources = sources
         self._pending: set[Future[None]] = set()
@@ -137,7 +93,7 @@ class WriteThrough:
         future.add_done_callback(lambda done: self._written(part.file, done, release))
 
     def finish(self) -> None:
-        """All parts have arrived: bring the little that lacks, publish what is complete.
+        """All parts have arrived: bring what lacks, publish what is complete.
 
         Ends soon after cancel(), from any thread.
         """
@@ -159,8 +115,9 @@ class WriteThrough:
                 self._check_cancelled()
                 if pending:
                     raise TimeoutError(f"the disk did not end its last {len(pending)} writes")
-                if self._fill(entry, self._sources[file]):
-                    self._check_cancelled()
+                is_complete = self._complete(file, entry)
+                self._check_cancelled()
+                if is_complete:
                     entry.publish()
                 elif self._backlog.is_short_of(file):
                     raise self._too_slow(entry)
@@ -175,9 +132,9 @@ class WriteThrough:
         """From any thread, at once: finish() gives up what it has not published."""
         self._cancelled.set()
         with self._lock:
-            reader = self._reader
-        if reader is not None:
-            reader.abort()
+            remainder = self._remainder
+        if remainder is not None:
+            remainder.stop()
 
     def failed(self, error: BaseException) -> None:
         """The transfer fails by *error*: what is there of a changed object is worth nothing."""
@@ -194,47 +151,25 @@ class WriteThrough:
         for file in files:
             self._drop(file, None)
 
-    def _fill(self, entry: CacheEntry, source: ByteSource) -> bool:
-        """Read what lacks: the header, pads. False where that is more than a little."""
+    def _complete(self, file: str, entry: CacheEntry) -> bool:
+        """Bring what lacks. False where nobody wanted it, or time was up."""
         spans = entry.missing()
-        if _total(spans) > min(FILL_BYTES, max(SMALL_BYTES, int(entry.nbytes * FILL_SHARE))):
+        excused = self._backlog.left_out_bytes(file, spans) if self._complete_s > 0 else 0
+        unwanted = _total(spans) - excused
+        if unwanted > min(FILL_BYTES, max(SMALL_BYTES, int(entry.nbytes * FILL_SHARE))):
             return False
-        with contextlib.closing(source.reader()) as reader:
+        if not spans:
+            return True
+        remainder = Remainder(file, entry, self._sources[file], spans, retry=self._retry)
+        with self._lock:
+            self._remainder = remainder
+        try:
+            if self._cancelled.is_set():  # it came while nobody could be told
+                return False
+            return remainder.bring(FLUSH_S if not excused else self._complete_s)
+        finally:
             with self._lock:
-                self._reader = reader
-            try:
-                for begin, upto in spans:
-                    for start in range(begin, upto, source.part_bytes):
-                        view = memoryview(bytearray(min(source.part_bytes, upto - start)))
-                        self._read(reader, start, view)
-                        self._write_now(entry, start, view)
-            finally:
-                with self._lock:
-                    self._reader = None
-        return not entry.missing()
-
-    def _read(self, reader: Reader, start: int, into: memoryview) -> None:
-        """Again where that may help, as the parts of the transfer are."""
-        attempt = 0
-        while True:
-            self._check_cancelled()
-            attempt += 1
-            try:
-                return reader.read_into(start, into)
-            except LoaderError as error:
-                delay_s = self._retry.delay_s(attempt, error, random.random)
-                if delay_s is None:
-                    raise
-            self._cancelled.wait(delay_s)
-
-    def _write_now(self, entry: CacheEntry, start: int, view: memoryview) -> None:
-        deadline_s = time.monotonic() + WRITE_S
-        while (written := entry.write(start, view)) is None:
-            if time.monotonic() >= deadline_s:
-                raise TimeoutError(f"the disk took nothing for {WRITE_S:g} s")
-            self._check_cancelled()
-            self._cancelled.wait(_CANCEL_POLL_S)
-        written.result(WRITE_S)
+                self._remainder = None
 
     def _too_slow(self, entry: CacheEntry) -> CacheError:
         return CacheError(

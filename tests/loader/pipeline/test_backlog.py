@@ -63,3 +63,13 @@ def test_backlog_counts_buffers_of_all_files():
     backlog.take(part(0))
 
     assert not backlog.take(part(0, "b"))
+
+
+def test_backlog_counts_only_what_lacks_in_chunks_that_were_left_out():
+    backlog = Backlog(2)
+    backlog.take(part(0))
+    backlog.take(part(2))  # left out: all of chunk 1
+    lacking = [(HALF, 3 * HALF), (4 * HALF, 5 * HALF)]
+
+    assert backlog.left_out_bytes("a", lacking) == HALF
+    assert backlog.left_out_bytes("b", lacking) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from pilotlight_loader.errors import (
     AccessDeniedError,
     CacheFullError,
     LoadFailedError,
+    ObjectChangedError,
     TransientReadError,
 )
 from pilotlight_loader.pipeline import write_through
@@ -39,6 +41,7 @@ class Entry:
         self.is_late = False
         self.fails = False
         self.ends: list[str] = []
+        self.kept: list[bool] = []
         self.lock = threading.Lock()
 
     @property
@@ -71,6 +74,7 @@ class Entry:
 
     def abandon(self, *, keep: bool = True) -> None:
         self.ends.append("abandoned")
+        self.kept.append(keep)
         self.is_late = False
         self.write_out()
 
@@ -144,16 +148,41 @@ def test_a_slow_cache_holds_nobody_back(opened, weights, entry):
     assert all(torch.equal(found[name], weights[name]) for name in names)
 
 
-def test_a_cache_that_lags_behind_keeps_what_it_took_for_the_next_load(opened, entry, monkeypatch):
-    monkeypatch.setattr(write_through, "FILL_BYTES", 1024)
+@contextmanager
+def lagging(opened, entry, options, **source):
+    """A load of which the disk has taken nothing when all tensors are there."""
     entry.is_late = True
-    checkpoint, _ = opened()
+    checkpoint, _ = opened(**source)
     names = list(checkpoint.tensors)
-
-    with delivering(checkpoint, names, running(), cache=Cache(entry), options=SMALL) as delivery:
+    device = running()
+    with delivering(checkpoint, names, device, cache=Cache(entry), options=options) as delivery:
         delivery.allow(len(delivery.plan.parts))
         delivery.ready(names, timeout_s=20)
+        yield delivery
+
+
+@pytest.fixture
+def small_fill(monkeypatch):
+    """A load's end may bring the header beside what was wanted, not much more."""
+    monkeypatch.setattr(write_through, "FILL_BYTES", 1024)
+
+
+@pytest.mark.usefixtures("small_fill")
+def test_a_cache_that_lags_behind_is_completed_however_much_it_lacks(opened, file, entry):
+    with lagging(opened, entry, SMALL) as delivery:
+        entry.is_late = False
         entry.write_out()
+        delivery.wait(timeout_s=20)
+
+    assert entry.bytes == file.read_bytes()
+    assert entry.ends == ["published"]
+
+
+@pytest.mark.usefixtures("small_fill")
+def test_a_cache_that_lags_behind_has_its_time(opened, entry):
+    options = dataclasses.replace(SMALL, complete_cache_s=0.05)
+    with lagging(opened, entry, options) as delivery:
+        entry.write_out()  # and takes nothing any more
         delivery.wait(timeout_s=20)
         error = delivery.report(None).cache_error
 
@@ -161,20 +190,51 @@ def test_a_cache_that_lags_behind_keeps_what_it_took_for_the_next_load(opened, e
     assert "slower than the link" in error
 
 
-def test_a_cache_that_lags_behind_a_little_is_brought_the_rest(opened, file, entry):
-    entry.is_late = True
-    checkpoint, _ = opened()
-    names = list(checkpoint.tensors)
+@pytest.mark.usefixtures("small_fill")
+def test_cancel_ends_the_bringing_of_what_the_disk_was_too_slow_for(opened, entry):
+    with lagging(opened, entry, SMALL) as delivery:
+        entry.write_out()
+        waiter = threading.Thread(target=delivery.wait)
+        waiter.start()
+        until(lambda: len(entry.waiting) > 0)  # it is being brought, and the disk takes nothing
+        delivery.cancel()
+        waiter.join(20)
+        error = delivery.report(None).cache_error
 
-    with delivering(checkpoint, names, running(), cache=Cache(entry), options=SMALL) as delivery:
-        delivery.allow(len(delivery.plan.parts))
-        delivery.ready(names, timeout_s=20)
+    assert entry.ends == ["abandoned"]
+    assert "left before its cache" in error
+
+
+@pytest.mark.usefixtures("small_fill")
+def test_an_object_that_changes_before_the_disk_has_it_is_not_kept(opened, entry):
+    changed = threading.Event()
+
+    def refuse(_reader: FileReader, _start: int, _into: memoryview) -> None:
+        if changed.is_set():
+            raise ObjectChangedError("test", "another version")
+
+    with lagging(opened, entry, SMALL, before_read=refuse) as delivery:
+        entry.is_late = False
+        entry.write_out()
+        changed.set()
+        delivery.wait(timeout_s=20)
+        error = delivery.report(None).cache_error
+
+    assert entry.kept == [False]
+    assert "another version" in error
+
+
+@pytest.mark.usefixtures("small_fill")
+def test_a_cache_that_lags_behind_may_leave_the_rest_to_the_next_load(opened, entry):
+    options = dataclasses.replace(SMALL, complete_cache_s=0.0)
+    with lagging(opened, entry, options) as delivery:
         entry.is_late = False
         entry.write_out()
         delivery.wait(timeout_s=20)
+        error = delivery.report(None).cache_error
 
-    assert entry.bytes == file.read_bytes()
-    assert entry.ends == ["published"]
+    assert entry.ends == ["abandoned"]
+    assert "slower than the link" in error
 
 
 def test_a_cache_that_fails_does_not_fail_the_load(opened, weights, entry):
