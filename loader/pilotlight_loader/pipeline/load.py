@@ -23,6 +23,7 @@ from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
 from pilotlight_loader.pipeline.renamed import Rename, RenamedCheckpoint
 from pilotlight_loader.pipeline.report import LoadReport
+from pilotlight_loader.pipeline.tied_halves import check_tied_halves
 
 
 class Loading:
@@ -158,10 +159,12 @@ def begin_load(
 
     They arrive by *order* (names of the module), else in the order of the file if that is the
     execution order, else in the module's own. *floors*: bytes per second of each tier, for the
-    report. Raises AttachMismatchError, which names all that does not fit, DeviceError, ValueError.
+    report. Raises AttachMismatchError, which names all that does not fit, DeviceError, ValueError;
+    SourceReadError only where the checkpoint has both halves of a tie, which are compared first.
     """
     renamed = RenamedCheckpoint(checkpoint, into, rename)
     attach = AttachPlan.compile(into, renamed)
+    check_tied_halves(renamed.location, renamed.tied_halves())
     names = _in_order(renamed, into, order)
     with ExitStack() as stack:  # everything made here is undone where a later line fails
         delivery = stack.enter_context(

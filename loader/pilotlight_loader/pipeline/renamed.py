@@ -11,6 +11,7 @@ from pilotlight_loader.errors import AttachMismatchError
 from pilotlight_loader.header import TensorInfo
 from pilotlight_loader.module_tensors import module_tensors
 from pilotlight_loader.pipeline.readable import ReadableCheckpoint
+from pilotlight_loader.pipeline.tied_halves import Half
 from pilotlight_loader.sources.source import ByteSource
 
 Rename = Callable[[str], str | None]  # None: this tensor is not wanted
@@ -27,7 +28,7 @@ class RenamedCheckpoint:
         self._stored = _renamed(checkpoint, rename)
         self.location: str = checkpoint.location
         self.in_execution_order: bool = checkpoint.in_execution_order
-        twins = _stored_twice(checkpoint, self._stored, module)
+        self._twins = twins = _stored_twice(checkpoint, self._stored, module)
         self.tensors: Mapping[str, TensorInfo] = {
             name: replace(checkpoint.tensors[stored], name=name)
             for name, stored in self._stored.items()
@@ -43,6 +44,14 @@ class RenamedCheckpoint:
 
     def source(self, file: str) -> ByteSource:
         return self._checkpoint.source(file)
+
+    def tied_halves(self) -> list[tuple[Half, Half]]:
+        """What is stored under both names of a tie: the one that counts, and the other."""
+        return [(self._half(kept), self._half(other)) for other, kept in self._twins.items()]
+
+    def _half(self, name: str) -> Half:
+        info = self._checkpoint.tensors[self._stored[name]]
+        return Half(name, info, self.source(self.file_of(name)))
 
 
 def _renamed(checkpoint: ReadableCheckpoint, rename: Rename | None) -> dict[str, str]:
@@ -65,8 +74,8 @@ def _stored_twice(
 ) -> dict[str, str]:
     """What the module ties and the file has under both names: alias -> the one that counts.
 
-    Such files are common, and transformers and safetensors load them: the weight that is tied to
-    wins, the other is not read. Where shape or dtype differ they cannot be one: AttachPlan says so.
+    The weight that is tied to wins; tied_halves.py looks whether the other is the same. Where shape
+    or dtype differ they cannot be one: AttachPlan says so.
     """
     first: dict[int, str] = {}
     twins: dict[str, str] = {}

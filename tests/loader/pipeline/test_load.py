@@ -394,17 +394,39 @@ def tied_pair() -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("other", [torch.eye(2), torch.ones(2, 2)], ids=["equal", "stale"])
-def test_load_takes_the_first_of_a_tie_that_the_file_has_twice(tmp_path, other):
+def test_load_takes_the_first_of_a_tie_that_the_file_has_twice(tmp_path):
     path = tmp_path / "model.safetensors"
-    save_file({"0.weight": torch.eye(2), "1.weight": other}, path)
+    save_file({"0.weight": torch.eye(2), "1.weight": torch.eye(2)}, path)
     skeleton = on_meta(tied_pair)
 
     report = load(opened(path), skeleton)
 
     assert skeleton[1].weight is skeleton[0].weight
     assert torch.equal(skeleton[1].weight, torch.eye(2))
-    assert report.nbytes == 16  # the other half is not read
+    assert report.nbytes == 16  # the other half is not loaded
+
+
+@pytest.mark.parametrize("number", [0, 3])  # its first and its last
+def test_load_refuses_halves_of_a_tie_that_differ(tmp_path, number):
+    other = torch.eye(2)
+    other.view(-1)[number] = 7
+    path = tmp_path / "model.safetensors"
+    save_file({"0.weight": torch.eye(2), "1.weight": other}, path)
+    skeleton = on_meta(tied_pair)
+
+    with pytest.raises(AttachMismatchError, match=r"1\.weight and 0\.weight are tied .* differ"):
+        load(opened(path), skeleton)
+    assert skeleton[0].weight.is_meta
+
+
+def test_load_of_halves_that_differ_takes_the_one_that_rename_leaves(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"0.weight": torch.eye(2), "1.weight": torch.ones(2, 2)}, path)
+    skeleton = on_meta(tied_pair)
+
+    load(opened(path), skeleton, rename=lambda name: name if name == "1.weight" else None)
+
+    assert torch.equal(skeleton[0].weight, torch.ones(2, 2))
 
 
 def test_load_refuses_halves_of_a_tie_that_cannot_be_one(tmp_path):
