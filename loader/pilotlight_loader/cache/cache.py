@@ -90,8 +90,7 @@ class Cache:
                 return None
             try:
                 if self._is_published(identity):
-                    self._files.part(identity.key).unlink(missing_ok=True)
-                    self._files.journal(identity.key).unlink(missing_ok=True)
+                    self._files.remove_fill(identity.key)
                     lock.release(unlink=True)
                     return None
                 return self._fill(identity, lock, progress, cancel)

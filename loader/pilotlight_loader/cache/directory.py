@@ -59,6 +59,11 @@ class CacheDirectory:
     def journal(self, key: str) -> Path:
         return self.fills / f"{key}.journal"
 
+    def remove_fill(self, key: str) -> None:
+        """What is there of an object that is not complete. The caller holds its lock. OSError."""
+        self.part(key).unlink(missing_ok=True)
+        self.journal(key).unlink(missing_ok=True)
+
     def lock(self) -> FileLock:
         """The lock of the whole cache. Raises CacheError after LOCK_TIMEOUT_S, OSError."""
         return FileLock.take(self.root / ".lock", LOCK_TIMEOUT_S)

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Mapping
 from io import FileIO
 from types import TracebackType
 from typing import Self
 
-from pilotlight_loader.cache.chunk_writers import (
-    ChunkWriters,
-    LentBuffer,
-    Piece,
-    read_all,
-    split,
-)
+from pilotlight_loader.cache.chunk_writers import ChunkWriters, LentBuffer, Piece, split
 from pilotlight_loader.cache.directory import CacheDirectory
 from pilotlight_loader.cache.identity import ObjectIdentity
 from pilotlight_loader.cache.journal import Journal
@@ -24,8 +17,8 @@ from pilotlight_loader.cache.lease import Lease
 from pilotlight_loader.cache.locks import FileLock
 from pilotlight_loader.cache.publishing import publish_part
 from pilotlight_loader.cache.ranges import ByteRange, RangeSet
+from pilotlight_loader.cache.resumed_bytes import ResumedBytes
 from pilotlight_loader.cache.space import as_loader_error
-from pilotlight_loader.cache.tree_digest import chunk_count, chunk_span
 from pilotlight_loader.errors import CacheError, DiskFullError, LoaderError
 
 # A disk that takes no byte for so long is dead, or as good as: the load goes on without it.
@@ -64,11 +57,10 @@ class Filling:
         self._in_flight = 0
         self._ended = False
         self._changed = threading.Condition()  # guards all of it
-        self._resumed = RangeSet()
+        self._resumed = ResumedBytes(part, checksums, identity.nbytes, identity.location)
         self._claimed = RangeSet()
-        for index in checksums:
-            self._resumed.add(*chunk_span(index, identity.nbytes))
-            self._claimed.add(*chunk_span(index, identity.nbytes))
+        for span in self._resumed.ranges():
+            self._claimed.add(span.start, span.end)
         self._writers = ChunkWriters(
             part.fileno(),
             identity.nbytes,
@@ -105,19 +97,10 @@ class Filling:
 
     def read_into(self, start: int, into: memoryview) -> None:
         """Fill *into* from the resumed bytes. Raises ValueError outside them, CacheError."""
-        into = into.cast("B")
-        if self._resumed.gaps(start, start + len(into)):
-            raise ValueError(f"bytes {start} to {start + len(into)} were not there at the start")
-        with self._changed:  # a duplicate outlives an abandon() in another thread
-            if self._ended:
-                raise CacheError(f"{self.identity.location}: the fill has ended")
-            descriptor = os.dup(self._part.fileno())
         try:
-            read_all(descriptor, into, start)
+            self._resumed.read_into(start, into)
         except OSError as error:
             raise self._named(error) from error
-        finally:
-            os.close(descriptor)
 
     def write(
         self, start: int, data: memoryview, release: Callable[[], None], *, wait: bool = True
@@ -156,8 +139,7 @@ class Filling:
         if self.error is not None:
             self.abandon()
             raise self.error
-        missing = self.missing()
-        if missing:
+        if missing := self.missing():
             raise CacheError(
                 f"{self.identity.location}: {sum(gap.nbytes for gap in missing)} of "
                 f"{self.identity.nbytes} bytes are missing, the first at {missing[0].start}"
@@ -165,7 +147,13 @@ class Filling:
         if not self._stop():
             raise CacheError(f"{self.identity.location}: the fill has ended")
         try:
-            lease = self._publish()
+            lease = publish_part(
+                self._directory,
+                self.identity,
+                self._part.fileno(),
+                self._checksums,
+                drop_pages=self._drop_pages,
+            )
         except OSError as error:
             # Not kept: after a failed fsync the page cache may hold what the disk does not.
             self._close(keep=False)
@@ -198,8 +186,9 @@ class Filling:
         """Until *ready* or failed; each buffer that comes back renews the patience."""
         while self.error is None and not ready():
             if not self._changed.wait(STALL_S):
-                stalled = f"{self._part.name}: the disk took nothing for {STALL_S:g} s"
-                self.error = CacheError(stalled)
+                self.error = CacheError(
+                    f"{self._part.name}: the disk took nothing for {STALL_S:g} s"
+                )
                 self._writers.fail()
                 self._changed.notify_all()
 
@@ -245,17 +234,10 @@ class Filling:
         with self._changed:
             first, self._ended = not self._ended, True
             self._changed.notify_all()
+        self._resumed.close()
         # Where a write hangs in the kernel, file and lock stay open until the process ends: the
         # lock is what says that somebody may still write.
         return first and self._writers.join(STALL_S)
-
-    def _publish(self) -> Lease:
-        count = chunk_count(self.identity.nbytes)
-        checksums = [self._checksums[index] for index in range(count)]
-        descriptor = self._part.fileno()
-        return publish_part(
-            self._directory, self.identity, descriptor, checksums, drop_pages=self._drop_pages
-        )
 
     def _close(self, *, keep: bool) -> None:
         # What cannot be closed or removed stays for a later prune: nobody waits for it.
@@ -265,7 +247,6 @@ class Filling:
             self._part.close()
         with contextlib.suppress(OSError):
             if not keep:
-                self._directory.part(self.identity.key).unlink(missing_ok=True)
-                self._directory.journal(self.identity.key).unlink(missing_ok=True)
+                self._directory.remove_fill(self.identity.key)
         with contextlib.suppress(OSError):
             self._lock.release(unlink=True)

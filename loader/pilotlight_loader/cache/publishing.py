@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from pilotlight_loader.cache.directory import CacheDirectory, fsync_directory
 from pilotlight_loader.cache.identity import ObjectIdentity
 from pilotlight_loader.cache.lease import Lease
 from pilotlight_loader.cache.refs import Ref, write_ref
-from pilotlight_loader.cache.tree_digest import tree_digest
+from pilotlight_loader.cache.tree_digest import chunk_count, tree_digest
 from pilotlight_loader.errors import CacheError
 
 
@@ -17,7 +17,7 @@ def publish_part(
     directory: CacheDirectory,
     identity: ObjectIdentity,
     part: int,
-    checksums: Sequence[bytes],
+    checksums: Mapping[int, bytes],
     *,
     drop_pages: bool,
 ) -> Lease:
@@ -25,9 +25,10 @@ def publish_part(
 
     The ref comes first, then the blob's name. A ref whose blob is not there is a miss, and the
     .part with its journal still serves the next leader; a blob without its ref would be a download
-    that nobody finds. Raises OSError, CacheError.
+    that nobody finds. *checksums* are those of all chunks, by index. Raises OSError, CacheError.
     """
-    ref = Ref(identity, tree_digest(identity.nbytes, checksums), tuple(checksums))
+    ordered = tuple(checksums[index] for index in range(chunk_count(identity.nbytes)))
+    ref = Ref(identity, tree_digest(identity.nbytes, ordered), ordered)
     blob, ref_path = directory.blob(ref.digest), directory.ref(identity.key)
     os.fsync(part)
     os.fchmod(part, 0o444)

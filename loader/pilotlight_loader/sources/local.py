@@ -13,16 +13,15 @@ from types import TracebackType
 from typing import Self
 
 from pilotlight_loader.errors import (
-    AccessDeniedError,
     ObjectChangedError,
     ObjectMissingError,
     RangeAnswerError,
     ReadAbortedError,
-    SourceReadError,
     TransientReadError,
 )
 from pilotlight_loader.sources.direct_read import MIN_DIRECT_BYTES, DirectFile, direct_span
 from pilotlight_loader.sources.location import Location
+from pilotlight_loader.sources.os_errors import os_error
 from pilotlight_loader.sources.residency import Residency
 from pilotlight_loader.sources.source import ObjectVersion, Reader
 
@@ -236,20 +235,6 @@ class LocalReader:
     def _check_aborted(self) -> None:
         if self._aborted.is_set():
             raise ReadAbortedError(self._source.location, "the reader was aborted")
-
-
-def os_error(error: OSError, location: str) -> SourceReadError:
-    """The loader's name for what a file system said."""
-    reason = error.strerror or str(error)
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR | errno.ENAMETOOLONG | errno.ELOOP:
-            return ObjectMissingError(location, reason)
-        case errno.EACCES | errno.EPERM:
-            return AccessDeniedError(location, reason)
-        case errno.EIO | errno.EAGAIN | errno.EINTR | errno.ETIMEDOUT | errno.ESTALE:
-            return TransientReadError(location, reason)
-        case _:
-            return SourceReadError(location, reason)
 
 
 def _version(found: os.stat_result) -> ObjectVersion:

@@ -19,7 +19,8 @@ from pilotlight_loader.errors import (
     TransientReadError,
 )
 from pilotlight_loader.sources.direct_read import ALIGN_BYTES, MIN_DIRECT_BYTES, direct_span
-from pilotlight_loader.sources.local import LocalOptions, LocalSource, LocalStore, os_error
+from pilotlight_loader.sources.local import LocalOptions, LocalSource, LocalStore
+from pilotlight_loader.sources.os_errors import os_error
 from pilotlight_loader.sources.residency import Residency
 
 BIG = (DATA * 12)[: 3 * MIN_DIRECT_BYTES + 123]  # with a last page that is not whole
