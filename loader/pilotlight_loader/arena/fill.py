@@ -6,19 +6,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pilotlight_loader.arena.arena import Arena
+from pilotlight_loader.arena.file_copy import copy_file
 from pilotlight_loader.arena.lease import Lease
-from pilotlight_loader.errors import CheckpointError, LoadCancelledError
+from pilotlight_loader.errors import CheckpointError
 
 # Memory is the limit: two threads copied 18 GB/s here, one 15, four on two cores no more than two.
 DEFAULT_THREADS = min(4, len(os.sched_getaffinity(0)))
 DEFAULT_TIMEOUT_S = 600.0  # for somebody else's fill: 100 GB from a disk of 0.2 GB/s
-# Per second of CPU: 14.3 GB in reads of 1 MiB, 15.4 of 4, 17.3 of 16, memcpy 13.1. That is for a
-# file whose page cache is in large pieces (chunk_file.py); in 4 KiB pages it is 9, however read.
-READ_BYTES = 16 * 1024 * 1024
 
 
 def fill(
@@ -70,7 +67,7 @@ def fill_from_file(
             before = os.fstat(file.fileno())
             if before.st_size != len(memory):
                 raise CheckpointError(path, f"{before.st_size} bytes, expected {len(memory)}")
-            _read(file.fileno(), memory, threads, stop, path)
+            copy_file(file.fileno(), memory, threads, stop, path)
             after = os.fstat(file.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise CheckpointError(path, "was changed while it was read")
@@ -79,38 +76,3 @@ def fill_from_file(
         return fill(arena, key, path.stat().st_size, write, timeout_s=timeout_s, cancel=cancel)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
-
-
-def _read(
-    descriptor: int, into: memoryview, threads: int, cancel: threading.Event, path: Path
-) -> None:
-    """Read the whole file in several threads, which take its chunks in order."""
-    starts = iter(range(0, len(into), READ_BYTES))  # next() of a range is atomic
-    failed = threading.Event()
-
-    def work() -> None:
-        try:
-            for start in starts:
-                if failed.is_set():
-                    return
-                if cancel.is_set():
-                    raise LoadCancelledError(f"cancelled while {path} was read")
-                _read_chunk(descriptor, into[start : start + READ_BYTES], start, path)
-        except BaseException:
-            failed.set()
-            raise
-
-    with ThreadPoolExecutor(threads, "pilotlight-fill") as pool:
-        workers = [pool.submit(work) for _ in range(threads)]
-        # Popped: a name for the one that fails, here in the error's own traceback, would be a
-        # cycle, and hold the memory until the next collection.
-        while workers:
-            workers.pop().result()
-
-
-def _read_chunk(descriptor: int, into: memoryview, start: int, path: Path) -> None:
-    while into:
-        count = os.preadv(descriptor, [into], start)
-        if count == 0:
-            raise CheckpointError(path, f"ends at byte {start}: it was cut while it was read")
-        into, start = into[count:], start + count

@@ -186,9 +186,8 @@ class Filling:
         """Until *ready* or failed; each buffer that comes back renews the patience."""
         while self.error is None and not ready():
             if not self._changed.wait(STALL_S):
-                self.error = CacheError(
-                    f"{self._part.name}: the disk took nothing for {STALL_S:g} s"
-                )
+                stalled = f"{self._part.name}: the disk took nothing for {STALL_S:g} s"
+                self.error = CacheError(stalled)
                 self._writers.fail()
                 self._changed.notify_all()
 
@@ -241,10 +240,9 @@ class Filling:
 
     def _close(self, *, keep: bool) -> None:
         # What cannot be closed or removed stays for a later prune: nobody waits for it.
-        with contextlib.suppress(OSError):
-            self._journal.close()
-        with contextlib.suppress(OSError):
-            self._part.close()
+        for file in (self._journal, self._part):
+            with contextlib.suppress(OSError):
+                file.close()
         with contextlib.suppress(OSError):
             if not keep:
                 self._directory.remove_fill(self.identity.key)

@@ -4,11 +4,13 @@ import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
-from pilotlight_loader.arena import fill as fill_module
+from pilotlight_loader.arena import file_copy
 from pilotlight_loader.arena.fill import fill, fill_from_file
+from pilotlight_loader.arena.read_lease import ReadLease
 from pilotlight_loader.errors import ArenaFullError, CheckpointError, LoadCancelledError
 
 READ_BYTES = 256 * 1024
@@ -17,7 +19,7 @@ READ_BYTES = 256 * 1024
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """Two whole reads and a bit, of random bytes."""
-    monkeypatch.setattr(fill_module, "READ_BYTES", READ_BYTES)
+    monkeypatch.setattr(file_copy, "CHUNK_BYTES", READ_BYTES)
     path = tmp_path / "file"
     path.write_bytes(random.Random(0).randbytes(2 * READ_BYTES + 12_345))
     return path
@@ -107,20 +109,87 @@ def test_fill_is_cancelled(arena, file):
     assert arena.entries() == ()
 
 
-class _ReplacedWhileRead(threading.Event):
-    """Asked before each read whether to stop; changes the file in place instead."""
+class _BeforeEachChunk(threading.Event):
+    """Asked before each chunk whether to stop; does something to the file instead."""
 
-    def __init__(self, change) -> None:
+    def __init__(self, *acts) -> None:
         super().__init__()
-        self._change = change
+        self._acts = list(acts)
 
     def is_set(self) -> bool:
-        self._change()
+        if self._acts:
+            self._acts.pop(0)()
         return False
 
 
+def wants_to_write(file):
+    """Somebody else opens it to write: under a lease that is refused to who will not wait."""
+
+    def act() -> None:
+        with suppress(BlockingIOError):
+            os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+
+    return act
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Where each read began; what is copied from a mapping is not read."""
+    begun = []
+    real = os.preadv
+
+    def preadv(descriptor, buffers, start):
+        begun.append(start)
+        return real(descriptor, buffers, start)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    return begun
+
+
+@pytest.fixture
+def leases(tmp_path):
+    """A file system and a user that get leases."""
+    (tmp_path / "probe").touch()
+    with (tmp_path / "probe").open("rb") as probe:
+        lease = ReadLease.take(probe.fileno())
+        if lease is None:
+            pytest.skip("no leases here")
+        lease.close()
+
+
+@pytest.mark.usefixtures("leases")
+def test_fill_copies_from_a_mapping_while_nobody_can_change_the_file(arena, file, reads):
+    with fill_from_file(arena, "k", file) as lease:
+        assert bytes(lease.memory) == file.read_bytes()
+    assert reads == []
+
+
+def test_fill_of_a_file_that_is_open_for_writing_reads_it(arena, file, reads):
+    with file.open("rb+"), fill_from_file(arena, "k", file, threads=1) as lease:
+        assert bytes(lease.memory) == file.read_bytes()
+    assert reads == [0, READ_BYTES, 2 * READ_BYTES]
+
+
+@pytest.mark.usefixtures("leases")
+def test_fill_reads_on_when_somebody_wants_to_write(arena, file, reads):
+    wish = _BeforeEachChunk(lambda: None, wants_to_write(file))
+    with fill_from_file(arena, "k", file, threads=1, cancel=wish) as lease:
+        assert bytes(lease.memory) == file.read_bytes()
+    assert reads == [READ_BYTES, 2 * READ_BYTES]
+
+
+@pytest.mark.usefixtures("leases")
+def test_fill_keeps_nobody_waiting_who_wants_to_write(arena, file):
+    # Not refused any more before the third chunk: the lease ended with the second.
+    def opens() -> None:
+        os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+
+    wish = _BeforeEachChunk(lambda: None, wants_to_write(file), opens)
+    fill_from_file(arena, "k", file, threads=1, cancel=wish).close()
+
+
 def test_fill_of_a_file_that_is_cut_meanwhile_is_an_error(arena, file):
-    cut = _ReplacedWhileRead(lambda: os.truncate(file, 10))
+    cut = _BeforeEachChunk(wants_to_write(file), lambda: os.truncate(file, 10))
 
     with pytest.raises(CheckpointError, match="it was cut while it was read"):
         fill_from_file(arena, "k", file, threads=1, cancel=cut)
@@ -128,8 +197,15 @@ def test_fill_of_a_file_that_is_cut_meanwhile_is_an_error(arena, file):
 
 
 def test_fill_of_a_file_that_changes_meanwhile_is_an_error(arena, file):
-    changed = _ReplacedWhileRead(lambda: os.utime(file, ns=(1, 1)))
+    changed = _BeforeEachChunk(lambda: os.utime(file, ns=(1, 1)))
 
     with pytest.raises(CheckpointError, match="was changed while it was read"):
         fill_from_file(arena, "k", file, cancel=changed)
     assert arena.entries() == ()
+
+
+@pytest.mark.usefixtures("leases")
+def test_fill_leaves_no_lease(arena, file):
+    fill_from_file(arena, "k", file).close()
+
+    os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
