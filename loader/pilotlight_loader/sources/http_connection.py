@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pilotlight_loader.errors import ReadAbortedError
+from pilotlight_loader.sources import plain_receive
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -97,7 +98,9 @@ class Connection:
             raise ReadAbortedError(self.origin.host, "the reader was aborted")
         if time.monotonic() > self.deadline_s:
             raise TimeoutError(f"slower than {MIN_BYTES_PER_S} bytes a second")
-        return sock.recv_into(buffer)
+        if isinstance(sock, ssl.SSLSocket):
+            return sock.recv_into(buffer)
+        return plain_receive.receive(sock, buffer, self._timeouts.silence_s)
 
     def abort(self) -> None:
         """From any thread, at any time: whoever waits for this connection wakes up."""
@@ -129,18 +132,19 @@ class Connection:
                 sock.settimeout(self._timeouts.connect_s)
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock = self._secured(sock)
+                if self._tls is None:
+                    plain_receive.bound_waits(sock, self._timeouts.silence_s)
+                    return sock
+                sock = self._secured(sock, self._tls)
                 sock.settimeout(self._timeouts.silence_s)
                 return sock
             except OSError as error:
                 failure = error
         raise failure
 
-    def _secured(self, sock: socket.socket) -> socket.socket:
-        if self._tls is None:
-            return sock
+    def _secured(self, sock: socket.socket, tls: ssl.SSLContext) -> socket.socket:
         # First wrapped and owned, then shaken: so that an abort reaches the handshake.
-        wrapped = self._tls.wrap_socket(
+        wrapped = tls.wrap_socket(
             sock, server_hostname=self.origin.host, do_handshake_on_connect=False
         )
         self._own(wrapped)
