@@ -3,12 +3,14 @@
 import gc
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 from support.waiting import until
 
-from pilotlight_loader import Arena
+from pilotlight_loader import Arena, LoadCancelledError
+from pilotlight_platform.engine import host_tier as host_tier_module
 from pilotlight_platform.engine.host_tier import HostTier, host_key
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.skeleton import Skeleton
@@ -149,8 +151,29 @@ def test_detach_cancels_a_fill_that_waits(path, host_tier, skeleton):
 
         replica.detach()
 
-        assert host_tier.wait(0)
+        assert host_tier.wait(30)
         elsewhere.abandon()
+
+
+def test_detach_does_not_wait_for_a_fill_that_is_stuck(host_tier, skeleton, monkeypatch):
+    free, cancelled = threading.Event(), []
+
+    def stuck(*_arguments, cancel, **_options):
+        free.wait(30)  # as in a disk that does not answer
+        cancelled.append(cancel.is_set())
+        raise LoadCancelledError("cancelled")
+
+    monkeypatch.setattr(host_tier_module, "fill_from_file", stuck)
+    replica = Replica.attach(skeleton, host_tier=host_tier)
+    replica.bring_to_host()
+
+    replica.detach()
+
+    assert not skeleton.attached
+    assert not host_tier.wait(0)  # it is still in there
+    free.set()
+    assert host_tier.wait(30)
+    assert cancelled == [True]
 
 
 def test_host_tier_copies_one_checkpoint_at_a_time(path, host_tier, skeleton, baked):

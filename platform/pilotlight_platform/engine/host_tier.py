@@ -29,7 +29,7 @@ _CANCEL_TIMEOUT_S = 10.0
 class HostTier:
     """Whatever fails here is logged, and the page cache takes over. Thread-safe.
 
-    It owns one thread at a time, which `leave` and `close` cancel and join.
+    It owns one thread at a time, which `leave` cancels, and `close` cancels and joins.
     """
 
     def __init__(self, arena: Arena) -> None:
@@ -98,15 +98,16 @@ class HostTier:
         return fill is None or not fill.is_alive()
 
     def leave(self, baked: BakedCheckpoint) -> None:
-        """*baked* is detached: do not go on copying it."""
+        """*baked* is detached: do not go on copying it.
+
+        Not waited for: whoever is evicted for the next model must not stand in its way when the
+        disk is stuck. Until it has ended, nothing else is copied.
+        """
         key = host_key(baked)
         with self._lock:
             self._asked.discard(key)
-            is_ours = self._filling == key
-            if is_ours:
+            if self._filling == key:
                 self._cancel.set()
-        if is_ours:
-            self.wait(_CANCEL_TIMEOUT_S)
 
     def close(self) -> None:
         """Idempotent. What is attached stays mapped."""
