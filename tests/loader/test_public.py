@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.cache_content import begin
-from support.object_server import ObjectServer, close_early
+from support.object_server import ObjectServer, close_early, ignore_if_match
 from torch import nn
 
 from pilotlight_loader import (
     Cache,
+    HttpOptions,
     LoadCancelledError,
     LoadFailedError,
     begin_load,
@@ -145,12 +146,25 @@ def test_load_that_is_cut_short_is_retried(server, model, skeleton):
     assert report.retries == 1
 
 
-def test_load_of_a_changed_object_mixes_nothing(server, skeleton):
-    with open_checkpoint(f"{server.url}/m") as checkpoint:
-        server.put("/m/model.safetensors", b"other", etag='"two"')
+@pytest.mark.parametrize("believed", [True, False], ids=["if-match", "if-match-ignored"])
+def test_load_of_a_changed_object_mixes_nothing(server, skeleton, believed):
+    path = "/m/model.safetensors"
+    old = server.objects[path].data
+    options = HttpOptions(parallel=1, part_bytes=4096)  # one part after the other
+    with open_checkpoint(f"{server.url}/m", options) as checkpoint:
+        parts = len(server.gets)
+
+        def change(handler) -> None:
+            """After the first part there is another object of the same length."""
+            if len(server.gets) > parts + 1:
+                server.put(path, bytes(len(old)), etag='"two"')
+            handler.send_object() if believed else ignore_if_match(handler)
+
+        server.always = change
         with pytest.raises(LoadFailedError, match="changed"):
             load(checkpoint, into=skeleton)
 
+    assert len(server.gets) == parts + 2  # one arrived, the next one ended it
     assert all(parameter.is_meta for parameter in skeleton.parameters())
 
 

@@ -82,9 +82,8 @@ def test_stream_refuses_unknown_names_before_it_begins(opened, argument):
     assert not source.reads
 
 
-def test_stream_tensors_are_never_overwritten(opened, weights):
+def test_stream_tensors_are_never_overwritten(opened, weights, device):
     checkpoint, _ = opened(parallel=2)
-    device = running()
 
     kept = dict(stream(checkpoint, device, options=SMALL))
     dict(stream(checkpoint, device, order=["t7", "t3"], options=SMALL))
