@@ -52,7 +52,7 @@ from pilotlight_loader.pipeline.load import Loading, begin_load, load
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.report import LoadReport, TierReport
 from pilotlight_loader.pipeline.stream import stream
-from pilotlight_loader.sources.http import HttpOptions
+from pilotlight_loader.sources.http_object import HttpOptions
 from pilotlight_loader.sources.hub import HubOptions
 from pilotlight_loader.sources.local import LocalOptions
 from pilotlight_loader.sources.s3 import S3Options

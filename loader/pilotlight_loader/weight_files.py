@@ -16,7 +16,7 @@ from pilotlight_loader.errors import (
 )
 from pilotlight_loader.header import MAX_HEADER_BYTES, Header, header_end, parse_header
 from pilotlight_loader.shard_index import CONVERT, PICKLE_SUFFIXES, parse_shard_index
-from pilotlight_loader.sources.small_read import open_retried, read_range
+from pilotlight_loader.sources.small_read import open_with_beginning, read_range
 from pilotlight_loader.sources.source import ByteSource, Store
 
 SINGLE_FILE = "model.safetensors"
@@ -46,12 +46,13 @@ def open_weight_files(store: Store, file_name: str | None) -> tuple[WeightFile, 
         return (_open_named(store, file_name),)
     single, denied = _open_if_there(store, SINGLE_FILE)
     if single is not None:  # wins over an index, as in transformers
-        return (_with_header(SINGLE_FILE, single),)
-    index, index_denied = _open_if_there(store, INDEX_FILE)
-    if index is None:
+        return (_with_header(SINGLE_FILE, *single),)
+    found, index_denied = _open_if_there(store, INDEX_FILE)
+    if found is None:
         raise denied or index_denied or _nothing_to_open(store)
+    index, beginning = found
     try:
-        weight_map = _read_index(index)
+        weight_map = _read_index(index, beginning)
     finally:
         index.close()
     files = _open_shards(store, sorted(set(weight_map.values()), key=PurePosixPath))
@@ -72,15 +73,17 @@ def _open_named(store: Store, name: str) -> WeightFile:
     if PurePosixPath(name).suffix in PICKLE_SUFFIXES:
         raise UnsafeCheckpointError(f"{store.location}/{name}", CONVERT)
     try:
-        source = open_retried(store, name)
+        opened = open_with_beginning(store, name, FIRST_READ_BYTES)
     except ObjectMissingError as error:
         raise CheckpointError(error.location, "no such file or directory") from error
-    return _with_header(name, source)
+    return _with_header(name, *opened)
 
 
-def _open_if_there(store: Store, name: str) -> tuple[ByteSource | None, AccessDeniedError | None]:
+def _open_if_there(
+    store: Store, name: str
+) -> tuple[tuple[ByteSource, bytearray] | None, AccessDeniedError | None]:
     try:
-        return open_retried(store, name), None
+        return open_with_beginning(store, name, FIRST_READ_BYTES), None
     except ObjectMissingError:
         return None, None
     except AccessDeniedError as error:
@@ -99,13 +102,14 @@ def _nothing_to_open(store: Store) -> CheckpointError:
     return CheckpointError(store.location, f"holds neither {SINGLE_FILE} nor {INDEX_FILE}")
 
 
-def _read_index(index: ByteSource) -> dict[str, str]:
+def _read_index(index: ByteSource, raw: bytearray) -> dict[str, str]:
     nbytes = index.version.nbytes
     if nbytes > MAX_HEADER_BYTES:
         raise CheckpointError(
             index.location, f"an index of {nbytes} bytes; at most {MAX_HEADER_BYTES} are read"
         )
-    return parse_shard_index(bytes(read_range(index, 0, nbytes)), index.location)
+    raw += read_range(index, len(raw), nbytes - len(raw))
+    return parse_shard_index(bytes(raw), index.location)
 
 
 def _open_shards(store: Store, names: Sequence[str]) -> tuple[WeightFile, ...]:
@@ -129,25 +133,27 @@ def _close_opened(opened: Future[WeightFile]) -> None:
 
 def _open_shard(store: Store, name: str) -> WeightFile:
     try:
-        source = open_retried(store, name)
+        opened = open_with_beginning(store, name, FIRST_READ_BYTES)
     except ObjectMissingError as error:
         raise MissingShardError(
             store.location, f"the index names {name}, which is not there"
         ) from error
-    return _with_header(name, source)
+    return _with_header(name, *opened)
 
 
-def _with_header(name: str, source: ByteSource) -> WeightFile:
+def _with_header(name: str, source: ByteSource, beginning: bytearray) -> WeightFile:
     try:
-        return WeightFile(name, source, _read_header(source))
+        return WeightFile(name, source, _read_header(source, beginning))
     except BaseException:
         source.close()
         raise
 
 
-def _read_header(source: ByteSource) -> Header:
+def _read_header(source: ByteSource, raw: bytearray) -> Header:
     size = source.version.nbytes
-    raw = read_range(source, 0, min(size, FIRST_READ_BYTES))
+    wanted = min(size, FIRST_READ_BYTES)
+    if len(raw) < wanted:
+        raw += read_range(source, len(raw), wanted - len(raw))
     end = header_end(bytes(raw[:8]), size, source.location)  # before so much is allocated
     if end > len(raw):
         raw += read_range(source, len(raw), end - len(raw))

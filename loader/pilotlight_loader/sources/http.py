@@ -1,66 +1,28 @@
-"""HTTP(S) objects by ranged GETs, straight into memory, of one pinned version."""
+"""HTTP(S): a URL under which the files of a checkpoint are."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import http.client
-import ssl
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, quote, unquote
 
-from pilotlight_loader.errors import (
-    RangeAnswerError,
-    ReadAbortedError,
-    TransientReadError,
+from pilotlight_loader.sources.http_object import (
+    HttpOptions,
+    HttpSource,
+    open_object,
+    open_with_beginning,
 )
-from pilotlight_loader.sources.http_answer import Pin, check_part, error_of, pin_of, pin_of_head
-from pilotlight_loader.sources.http_connection import (
-    CONNECT_TIMEOUT_S,
-    SILENCE_TIMEOUT_S,
-    ConnectionPool,
-    Timeouts,
-)
-from pilotlight_loader.sources.http_exchange import NETWORK_ERRORS, Exchange, network_error
 from pilotlight_loader.sources.http_route import FixedRequest, HttpRequest, Route, quoted
 from pilotlight_loader.sources.location import Location
-from pilotlight_loader.sources.source import ObjectVersion, Reader
 
-# S3 gives 85-90 MB/s a connection (AWS, "Horizontal Scaling and Request Parallelization"):
-# 16 fill 10 Gbit/s. Its guide has 8-16 MB ranges: at 8 MiB the request's round trip of some
-# 20 ms is a fifth of a part's time, and 16 parts in flight are 128 MiB of staging. On loopback
-# (nginx, two busy cores, 4 and 8 connections) this reads into memory at 0.99-1.04 of the rate of
-# bare sockets whose bytes are thrown away: 1.23 and 1.24 GB/s, 1.46 and 1.46.
-PARALLEL = 16
-PART_BYTES = 8 * 1024 * 1024
 _SIGNATURE_PARAMETERS = frozenset(
     {
         *("awsaccesskeyid", "expires", "key-pair-id", "policy", "signature", "token"),
         *("se", "sig", "sp", "sr", "st", "sv"),
     }
 )
-_SUCCESS = (200, 206)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpOptions:
-    """How HTTP(S) is spoken, also to object stores and the hub."""
-
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # Authorization, …
-    allow_unpinned: bool = False  # read objects of which nobody could say whether they changed
-    pin_by_head: bool = True  # False: for a server whose HEAD names another ETag than its GET
-    connect_timeout_s: float = CONNECT_TIMEOUT_S
-    silence_timeout_s: float = SILENCE_TIMEOUT_S
-    parallel: int = PARALLEL
-    part_bytes: int = PART_BYTES
-    tls: ssl.SSLContext | None = field(default=None, repr=False)  # None: the system's authorities
-
-    def pool(self) -> ConnectionPool:
-        return ConnectionPool(Timeouts(self.connect_timeout_s, self.silence_timeout_s), self.tls)
 
 
 def open_http(location: Location, options: HttpOptions) -> HttpStore:
@@ -79,12 +41,18 @@ class HttpStore:
         self._headers = {**_basic_authorization(location.userinfo), **self._options.headers}
 
     def open(self, name: str) -> HttpSource:
+        return open_object(*self._object(name), self._pool, self._options)
+
+    def open_with_beginning(self, name: str, nbytes: int) -> tuple[HttpSource, bytearray]:
+        return open_with_beginning(*self._object(name), self._pool, self._options, nbytes)
+
+    def _object(self, name: str) -> tuple[str, Route]:
         where = self._where
         url = quoted(f"{where.scheme}://{where.authority}{where.directory}/") + quote(name)
         query = f"?{quoted(where.query)}" if where.query else ""
         request = HttpRequest(url + query, self._headers)
         location = url + query_mark(where.query)
-        return open_object(location, Route(FixedRequest(request)), self._pool, self._options)
+        return location, Route(FixedRequest(request))
 
     def names(self) -> None:
         """HTTP has no listing."""
@@ -117,126 +85,6 @@ def query_mark(query: str) -> str:
 
 def _signs(name: str) -> bool:
     return name.startswith(("x-amz-", "x-goog-")) or name in _SIGNATURE_PARAMETERS
-
-
-def open_object(
-    location: str, route: Route, pool: ConnectionPool, options: HttpOptions
-) -> HttpSource:
-    """Pin the present version of the object that *route* leads to.
-
-    By a HEAD, which costs no byte of the object; where its answer is not one that a GET must
-    have as well (pin_of_head), by a GET of byte 0. Every range that follows is checked against
-    the pin: a HEAD that lies ends in ObjectChangedError, not in mixed bytes.
-    """
-    exchange = Exchange(location, route, pool)
-    try:
-        pinned = _pin_by_head(exchange, route, pool) if options.pin_by_head else None
-        if pinned is not None:
-            return HttpSource(location, route, pool, pinned, options)
-        headers = {"Range": "bytes=0-0"}
-        answer, response = exchange.ask(headers, time.monotonic() + pool.timeouts.attempt_s(1))
-        if answer.status not in (*_SUCCESS, 416):
-            raise error_of(answer, location)
-        pin = pin_of(answer, location, allow_unpinned=options.allow_unpinned)
-        if answer.status == 206:
-            response.read(2)  # the byte: the connection can be used again
-    except NETWORK_ERRORS as error:
-        raise network_error(error, location) from error
-    finally:
-        exchange.release()
-    return HttpSource(location, route, pool, pin, options)
-
-
-def _pin_by_head(exchange: Exchange, route: Route, pool: ConnectionPool) -> Pin | None:
-    request = route.head()
-    if request is None:
-        return None
-    try:
-        return pin_of_head(exchange.head(request, time.monotonic() + pool.timeouts.attempt_s(1)))
-    except TimeoutError:
-        raise  # a GET would wait as long again
-    except NETWORK_ERRORS:
-        exchange.release()
-        return None  # as from a server that hangs up on what it does not know; a GET will tell
-
-
-class HttpSource:
-    """One object. Its connections are the store's."""
-
-    def __init__(
-        self, location: str, route: Route, pool: ConnectionPool, pin: Pin, options: HttpOptions
-    ) -> None:
-        self.location = location
-        self.pin = pin
-        self.version: ObjectVersion = pin.version
-        self.parallel = options.parallel
-        self.part_bytes = options.part_bytes
-        self._route = route
-        self._pool = pool
-
-    def reader(self) -> Reader:
-        return HttpReader(self.location, self.pin, self._route, self._pool)
-
-    def close(self) -> None:
-        """Nothing: the store closes its connections."""
-
-
-class HttpReader:
-    """One connection at a time, kept between reads."""
-
-    def __init__(self, location: str, pin: Pin, route: Route, pool: ConnectionPool) -> None:
-        self._location = location
-        self._pin = pin
-        self._attempt_s = pool.timeouts.attempt_s
-        self._exchange = Exchange(location, route, pool)
-
-    def read_into(self, start: int, into: memoryview) -> None:
-        view = into.cast("B")
-        if start < 0 or start + len(view) > self._pin.nbytes:
-            raise RangeAnswerError(
-                self._location,
-                f"bytes {start} to {start + len(view)} were asked for, it has {self._pin.nbytes}",
-            )
-        if self._exchange.is_aborted:
-            raise ReadAbortedError(self._location, "the reader was aborted")
-        if not view:
-            return
-        try:
-            self._read(start, view)
-        except BaseException as error:
-            self._exchange.release()  # whatever is left of the answer would be taken for the next
-            if self._exchange.is_aborted and isinstance(error, Exception):
-                raise ReadAbortedError(self._location, "the reader was aborted") from error
-            if isinstance(error, NETWORK_ERRORS):
-                raise network_error(error, self._location) from error
-            raise
-
-    def abort(self) -> None:
-        self._exchange.abort()
-
-    def close(self) -> None:
-        self._exchange.release()
-
-    def _read(self, start: int, view: memoryview) -> None:
-        headers = {"Range": f"bytes={start}-{start + len(view) - 1}", **self._pin.conditions()}
-        deadline_s = time.monotonic() + self._attempt_s(len(view))
-        answer, response = self._exchange.ask(headers, deadline_s)
-        if answer.status not in (*_SUCCESS, 416):
-            raise error_of(answer, self._location)
-        check_part(answer, self._pin, start, len(view), self._location)
-        self._receive(response, view)
-
-    def _receive(self, response: http.client.HTTPResponse, view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            count = response.readinto(view[done:])
-            if count == 0:
-                raise TransientReadError(
-                    self._location, f"the connection ended after {done} of {len(view)} bytes"
-                )
-            done += count
-        if not response.isclosed() and response.read(1):  # a chunked body has its end to be read
-            raise RangeAnswerError(self._location, f"more than the {len(view)} bytes asked for")
 
 
 def _basic_authorization(userinfo: str) -> dict[str, str]:

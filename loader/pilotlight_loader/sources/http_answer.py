@@ -73,15 +73,15 @@ class Pin:
             return
 
 
-def pin_of(answer: Answer, location: str, *, allow_unpinned: bool) -> Pin:
-    """The version that a request for byte 0 was answered with.
+def pin_of(answer: Answer, location: str, *, allow_unpinned: bool, asked: int = 1) -> Pin:
+    """The version that a request for the first *asked* bytes was answered with.
 
     Raises SourceReadError where the server names none and *allow_unpinned* is not set.
     """
     _check_encoding(answer, location)
     modified = answer.headers.get("last-modified")
     strong = _strong(answer.headers.get("etag"))
-    nbytes = _object_bytes(answer, location)
+    nbytes = _object_bytes(answer, location, asked)
     if not strong and not modified and not allow_unpinned and nbytes > 0:
         raise SourceReadError(
             location,
@@ -118,11 +118,11 @@ def _strong(etag: str | None) -> str | None:
     return etag if etag and not etag.startswith("W/") else None
 
 
-def _object_bytes(answer: Answer, location: str) -> int:
+def _object_bytes(answer: Answer, location: str, asked: int) -> int:
     if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         # The one object without a byte 0 is the empty one; not every server says so again.
         if answer.headers.get("content-range", "bytes */0") != "bytes */0":
-            raise RangeAnswerError(location, _not_what_was_asked(answer, 0, 1))
+            raise RangeAnswerError(location, _not_what_was_asked(answer, 0, asked))
         return 0
     if answer.status == HTTPStatus.OK:  # ranges are ignored: reads of all of it still work
         length = answer.headers.get("content-length", "")
@@ -130,9 +130,18 @@ def _object_bytes(answer: Answer, location: str) -> int:
             raise RangeAnswerError(location, "the server knows neither ranges nor lengths")
         return int(length)
     first, last, total = _content_range(answer, location)
-    if (first, last) != (0, 0) or total is None:
-        raise RangeAnswerError(location, _not_what_was_asked(answer, 0, 1))
+    # It may send less than was asked for (RFC 9110, 15.3.7): the rest is asked for again.
+    if total is None or first != 0 or not 0 <= last < min(asked, total):
+        raise RangeAnswerError(location, _not_what_was_asked(answer, 0, asked))
     return total
+
+
+def sent_bytes(answer: Answer, location: str) -> int:
+    """Of the range that was asked for; 0 where the answer is no range."""
+    if answer.status != HTTPStatus.PARTIAL_CONTENT:
+        return 0
+    first, last, _ = _content_range(answer, location)
+    return last - first + 1
 
 
 def check_part(answer: Answer, pin: Pin, start: int, nbytes: int, location: str) -> None:

@@ -17,7 +17,7 @@ from pilotlight_loader.errors import (
     SourceReadError,
     TransientReadError,
 )
-from pilotlight_loader.sources.http import HttpOptions, open_object
+from pilotlight_loader.sources.http_object import HttpOptions, open_object
 from pilotlight_loader.sources.http_route import FixedRequest, HttpRequest, Route
 from pilotlight_loader.sources.local import LocalOptions, LocalSource
 from pilotlight_loader.sources.location import Location

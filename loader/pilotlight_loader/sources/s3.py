@@ -19,7 +19,12 @@ from pilotlight_loader.errors import (
     SourceReadError,
     TransientReadError,
 )
-from pilotlight_loader.sources.http import HttpOptions, HttpSource, open_object
+from pilotlight_loader.sources.http_object import (
+    HttpOptions,
+    HttpSource,
+    open_object,
+    open_with_beginning,
+)
 from pilotlight_loader.sources.http_route import HttpRequest, Route
 from pilotlight_loader.sources.location import Location
 from pilotlight_loader.sources.s3_clients import CLIENTS, ClientSettings
@@ -73,16 +78,22 @@ class S3Store:
         self._endpoint_mark = "" if host.endswith(_AWS) else f"#{host}"
 
     def open(self, name: str) -> HttpSource:
+        signer, route = self._object(name)
+        source = open_object(signer.location, route, self._pool, self._options.http)
+        return _of_its_version(source, signer, route)
+
+    def open_with_beginning(self, name: str, nbytes: int) -> tuple[HttpSource, bytearray]:
+        signer, route = self._object(name)
+        source, beginning = open_with_beginning(
+            signer.location, route, self._pool, self._options.http, nbytes
+        )
+        return _of_its_version(source, signer, route), beginning
+
+    def _object(self, name: str) -> tuple[_Presigner, Route]:
         key = self._prefix + name
         location = f"s3://{self._bucket}/{key}{self._endpoint_mark}"
         signer = _Presigner(self._client, self._bucket, key, location, self._options)
-        route = Route(signer)
-        source = open_object(location, route, self._pool, self._options.http)
-        if source.pin.version_id not in (None, "null"):
-            # In a versioned bucket the pinned version can still be read after an overwrite.
-            signer.version_id = source.pin.version_id
-            route.restart()
-        return source
+        return signer, Route(signer)
 
     def names(self) -> Sequence[str] | None:
         """Without those in deeper folders; None where listing is not allowed."""
@@ -117,6 +128,14 @@ class S3Store:
         self.close()
 
 
+def _of_its_version(source: HttpSource, signer: _Presigner, route: Route) -> HttpSource:
+    """In a versioned bucket the pinned version can still be read after an overwrite."""
+    if source.pin.version_id not in (None, "null"):
+        signer.version_id = source.pin.version_id
+        route.restart()
+    return source
+
+
 class _Presigner:
     """Signs requests for one object. Route calls it under its lock."""
 
@@ -125,7 +144,7 @@ class _Presigner:
     ) -> None:
         self._client = client
         self._object = {"Bucket": bucket, "Key": key}
-        self._location = location
+        self.location = location
         self._headers = _REQUESTER_PAYS if options.requester_pays else {}
         self.version_id: str | None = None
 
@@ -147,7 +166,7 @@ class _Presigner:
             )
         except Exception as error:  # botocore raises classes that it makes at run time
             CLIENTS.forget(self._client)  # as where there were no credentials yet
-            raise _client_error(error, self._location) from error
+            raise _client_error(error, self.location) from error
         return HttpRequest(url, self._headers, use_until_s=time.monotonic() + USED_S)
 
     def was_refused(self) -> bool:

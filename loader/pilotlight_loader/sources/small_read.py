@@ -6,7 +6,7 @@ import contextlib
 
 from pilotlight_loader.errors import RangeAnswerError
 from pilotlight_loader.sources.retry import RetryPolicy, retried
-from pilotlight_loader.sources.source import ByteSource, Store
+from pilotlight_loader.sources.source import ByteSource, OpensWithBeginning, Store
 
 
 def read_range(
@@ -30,3 +30,13 @@ def read_range(
 def open_retried(store: Store, name: str, retry: RetryPolicy | None = None) -> ByteSource:
     """`store.open`, tried again as `read_range` does: a store may answer 503 to the first ask."""
     return retried(lambda: store.open(name), retry or RetryPolicy())
+
+
+def open_with_beginning(
+    store: Store, name: str, nbytes: int, retry: RetryPolicy | None = None
+) -> tuple[ByteSource, bytearray]:
+    """As `open_retried`, and up to *nbytes* from the beginning where that costs nothing more."""
+    if not isinstance(store, OpensWithBeginning):
+        return open_retried(store, name, retry), bytearray()
+    opening = store.open_with_beginning
+    return retried(lambda: opening(name, nbytes), retry or RetryPolicy())

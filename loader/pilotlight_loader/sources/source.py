@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +82,11 @@ class Store(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class OpensWithBeginning(Protocol):
+    """A store for which the version and the first bytes of an object are one round trip."""
+
+    def open_with_beginning(self, name: str, nbytes: int) -> tuple[ByteSource, bytearray]:
+        """As open(), and up to *nbytes* from its beginning; may be none."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pilotlight_loader.errors import LocationError
-from pilotlight_loader.sources.http import HttpOptions, open_http
+from pilotlight_loader.sources.http import open_http
+from pilotlight_loader.sources.http_object import HttpOptions
 from pilotlight_loader.sources.hub import HubOptions, open_hub
 from pilotlight_loader.sources.local import LocalOptions, open_local
 from pilotlight_loader.sources.location import SUPPORTED, Location

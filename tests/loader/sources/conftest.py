@@ -9,7 +9,8 @@ import pytest
 from support.object_server import ObjectServer
 from support.reading import DATA
 
-from pilotlight_loader.sources.http import HttpOptions, HttpStore
+from pilotlight_loader.sources.http import HttpStore
+from pilotlight_loader.sources.http_object import HttpOptions
 from pilotlight_loader.sources.location import parse_location
 
 

@@ -17,7 +17,7 @@ from support.reading import DATA, read
 from support.waiting import until
 
 from pilotlight_loader.errors import AccessDeniedError, RangeAnswerError, ReadAbortedError
-from pilotlight_loader.sources.http import HttpOptions, HttpStore
+from pilotlight_loader.sources.http import HttpStore
 from pilotlight_loader.sources.http_connection import (
     MAX_IDLE_CONNECTIONS,
     Connection,
@@ -25,6 +25,7 @@ from pilotlight_loader.sources.http_connection import (
     Origin,
     Timeouts,
 )
+from pilotlight_loader.sources.http_object import HttpOptions
 from pilotlight_loader.sources.location import parse_location
 
 

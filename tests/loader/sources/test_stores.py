@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from pilotlight_loader.errors import LocationError
-from pilotlight_loader.sources.http import HttpOptions, HttpStore
+from pilotlight_loader.sources.http import HttpStore
+from pilotlight_loader.sources.http_object import HttpOptions
 from pilotlight_loader.sources.local import LocalOptions, LocalStore
 from pilotlight_loader.sources.location import parse_location
 from pilotlight_loader.sources.s3 import S3Options
