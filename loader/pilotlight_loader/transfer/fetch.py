@@ -153,12 +153,13 @@ class Fetch:
         except BaseException:
             self._lose(attempt, room)
             raise
-        if attempt.aborted:  # also where the abort came after the last byte
-            readers.drop(attempt.part.file)
         if filled:
             self._finish(attempt, room)
         else:
             self._lose(attempt, room)
+        # Only now that it has left can nobody abort it any more: not even after the last byte.
+        if attempt.aborted:
+            readers.drop(attempt.part.file)
 
     def _fill(self, attempt: Attempt, room: Room, readers: Readers) -> bool:
         """Read the part, again where that may help; False when nobody needs it any more."""
