@@ -18,6 +18,7 @@ from pilotlight_loader.errors import (
     ReadAbortedError,
     TransientReadError,
 )
+from pilotlight_loader.transfer.board import Attempt
 from pilotlight_loader.transfer.fetch import Fetch
 from pilotlight_loader.transfer.landing import Room
 from pilotlight_loader.transfer.parts import Part
@@ -314,6 +315,37 @@ def test_fetch_drops_a_reader_whose_abort_came_too_late(file):
             assert went_on.wait(20)
 
     source = FileSource(file, parallel=2, before_read=end_well_although_aborted)
+    with fetching(source, hedge=AT_ONCE) as (_, memory, errors):
+        until(lambda: len(memory.landed) == 8)
+
+    assert not errors
+    assert memory.buffer[:-1] == file.read_bytes()
+
+
+def test_fetch_drops_a_reader_that_is_aborted_as_it_leaves(file, monkeypatch):
+    slow: list[int] = []
+    began, went_on = threading.Event(), threading.Event()
+    finish = Fetch._finish
+
+    def finish_late(fetch: Fetch, attempt: Attempt, room: Room) -> None:
+        if attempt.part.index == 0 and not attempt.is_hedge:
+            until(lambda: attempt.aborted)  # its last byte is read, and its hedge has won
+        finish(fetch, attempt, room)
+
+    def note(_reader: FileReader, start: int, into: memoryview) -> None:
+        me = threading.get_ident()
+        if start == 0 and is_first(into):
+            slow.append(me)
+            began.set()
+        elif start == 0:  # the hedge: not before there is somebody to abort
+            assert began.wait(20)
+        elif me in slow:
+            went_on.set()
+        elif start >= 2 * PART:
+            assert went_on.wait(20)
+
+    monkeypatch.setattr(Fetch, "_finish", finish_late)
+    source = FileSource(file, parallel=2, before_read=note)
     with fetching(source, hedge=AT_ONCE) as (_, memory, errors):
         until(lambda: len(memory.landed) == 8)
 
