@@ -20,6 +20,7 @@ READ_BYTES = 256 * 1024
 def file(tmp_path, monkeypatch):
     """Two whole reads and a bit, of random bytes."""
     monkeypatch.setattr(file_copy, "CHUNK_BYTES", READ_BYTES)
+    monkeypatch.setattr(file_copy, "MAP_S_PER_BYTE", 1.0)  # however it is mapped
     path = tmp_path / "file"
     path.write_bytes(random.Random(0).randbytes(2 * READ_BYTES + 12_345))
     return path
@@ -162,6 +163,14 @@ def test_fill_copies_from_a_mapping_while_nobody_can_change_the_file(arena, file
     with fill_from_file(arena, "k", file) as lease:
         assert bytes(lease.memory) == file.read_bytes()
     assert reads == []
+
+
+@pytest.mark.usefixtures("leases")
+def test_fill_reads_on_where_mapping_costs_more_than_it_gains(arena, file, reads, monkeypatch):
+    monkeypatch.setattr(file_copy, "MAP_S_PER_BYTE", -1.0)
+    with fill_from_file(arena, "k", file, threads=1) as lease:
+        assert bytes(lease.memory) == file.read_bytes()
+    assert reads == [READ_BYTES, 2 * READ_BYTES]
 
 
 def test_fill_of_a_file_that_is_open_for_writing_reads_it(arena, file, reads):
