@@ -13,6 +13,7 @@ carried out and asked again at the same time, it decides nothing more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 
 from pilotlight_autoscaler.actions import Actions
@@ -111,6 +112,15 @@ class Autoscaler:
 
     def cold_started(self, model: str, tier: Tier, seconds: float) -> None:
         self._lessons.cold_started(model, tier, seconds)
+
+    def answered_cold(
+        self, model: str, revision_id: str, tier: Tier, seconds: float, spans: Mapping[str, float]
+    ) -> None:
+        """A cold start has given its first token. Remembered for people; nothing is decided on it.
+
+        A revision that is not the model's present one is not counted.
+        """
+        self._lessons.answered_cold(model, revision_id, tier, seconds, spans)
 
     # ── asked ────────────────────────────────────────────────────────────────────────────────
 

@@ -6,11 +6,13 @@ from collections import deque
 
 from pilotlight_autoscaler.burst import Burst
 from pilotlight_autoscaler.cold_starts import ColdStarts
+from pilotlight_autoscaler.first_tokens import FirstTokens
 from pilotlight_autoscaler.gaps import GapHistogram
 from pilotlight_autoscaler.guard import Guard
 from pilotlight_autoscaler.state import (
     BurstState,
     ColdStartsState,
+    FirstTokensState,
     GapsState,
     GuardState,
     LoadState,
@@ -31,6 +33,7 @@ class Learned:
     __slots__ = (
         "burst",
         "cold_starts",
+        "first_tokens",
         "gaps",
         "guard",
         "hit_rate",
@@ -51,6 +54,7 @@ class Learned:
     def __init__(self, stable_window_s: float = 60.0) -> None:
         self.gaps = GapHistogram()
         self.cold_starts = ColdStarts()
+        self.first_tokens = FirstTokens()
         self.burst = Burst()
         self.guard = Guard()
         self.load = LoadWindow(stable_window_s)
@@ -93,6 +97,9 @@ class Learned:
                 latest=self.cold_starts.latest,
                 means=self.cold_starts.dump_means(),
             ),
+            first_tokens=FirstTokensState(
+                revision_id=self.first_tokens.revision_id, tiers=self.first_tokens.dump()
+            ),
             burst=BurstState(
                 k=self.burst.k, began_s=self.burst.began_s, waiting=self.burst.waiting
             ),
@@ -127,6 +134,9 @@ class Learned:
         starts = state.cold_starts
         learned.cold_starts = ColdStarts.load(
             dict(starts.samples), starts.latest, dict(starts.means)
+        )
+        learned.first_tokens = FirstTokens.load(
+            state.first_tokens.revision_id, dict(state.first_tokens.tiers)
         )
         learned.burst = Burst(state.burst.k, state.burst.began_s, state.burst.waiting)
         load = learned.load

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pilotlight_autoscaler.checks import require
 from pilotlight_autoscaler.errors import InputError
+from pilotlight_autoscaler.first_tokens import FirstTokens
 from pilotlight_autoscaler.keep_alive import Windows
 from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.mirror import Mirror
@@ -54,6 +57,20 @@ class Lessons:
         view.learned.cold_starts.add(tier, seconds)
         view.measure()
         self._mirror.changed.add(model)
+
+    def answered_cold(
+        self, model: str, revision_id: str, tier: Tier, seconds: float, spans: Mapping[str, float]
+    ) -> None:
+        view = self._mirror.model(model)
+        require(seconds, f"seconds to a first token of model {model!r}")
+        for name, span_s in spans.items():
+            require(span_s, f"seconds of span {name!r} of model {model!r}")
+        if revision_id != view.snapshot.revision_id:
+            return  # it has been replaced meanwhile
+        learned = view.learned
+        if learned.first_tokens.revision_id != revision_id:
+            learned.first_tokens = FirstTokens(revision_id)
+        learned.first_tokens.add(tier, seconds, spans)
 
     def _judge(self, view: ModelView, gap_s: float) -> None:
         """What did the windows of this gap cost, and were the prewarm ones right?

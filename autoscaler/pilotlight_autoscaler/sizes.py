@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pilotlight_autoscaler.worker_view import WorkerView
+from pilotlight_autoscaler.worker_view import WorkerView, share_of_worker
 
 
 class Sizes:
@@ -32,6 +32,5 @@ class Sizes:
         return (self.largest_bytes, self.most_slots) != old
 
     def share(self, nbytes: int) -> float:
-        """Of the largest worker. In one of one slot, the smallest model takes all of it."""
-        share = nbytes / self.largest_bytes if self.largest_bytes else 1.0
-        return max(1e-9, 1 / self.most_slots if self.most_slots else 0.0, min(1.0, share))
+        """Of the largest worker."""
+        return share_of_worker(nbytes, self.largest_bytes, self.most_slots)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pilotlight_autoscaler.snapshot import NodeSnapshot, Tier
 
 # Of tiers that nobody has measured: a slow link, a plain SSD, memory copied by one core.
@@ -37,7 +39,7 @@ class Sources:
         if node is None:
             return nbytes / DEFAULT_BYTES_PER_S[Tier.REMOTE]
         tier = node.tiers.get(revision_id, Tier.REMOTE)
-        return nbytes / _rate(node, tier)
+        return transfer_s(nbytes, node.bytes_per_s, tier)
 
     def least_s(self, revision_id: str, nbytes: int) -> float:
         """No worker has them sooner."""
@@ -73,6 +75,11 @@ class Sources:
         # A worker whose node nobody has told of counts as remote.
         rate = DEFAULT_BYTES_PER_S[Tier.REMOTE]
         self._fastest[Tier.REMOTE] = max(rate, self._fastest[Tier.REMOTE])
+
+
+def transfer_s(nbytes: float, bytes_per_s: Mapping[Tier, float], tier: Tier) -> float:
+    """Seconds that the bytes take from *tier*, at its measured rate or else its default."""
+    return nbytes / (bytes_per_s.get(tier) or DEFAULT_BYTES_PER_S[tier])
 
 
 def _rate(node: NodeSnapshot, tier: Tier) -> float:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pilotlight_autoscaler.cold_starts import SAMPLES
 from pilotlight_autoscaler.errors import StateError
+from pilotlight_autoscaler.first_tokens import MAX_SPANS
+from pilotlight_autoscaler.first_tokens import SAMPLES as FIRST_TOKENS
 from pilotlight_autoscaler.gaps import BINS
 from pilotlight_autoscaler.snapshot import Tier
 from pilotlight_autoscaler.windows import BUCKETS
@@ -38,6 +40,18 @@ class ColdStartsState(_State):
     samples: dict[Tier, Annotated[list[_Amount], Field(max_length=SAMPLES)]] = {}
     latest: Tier | None = None
     means: dict[Tier, tuple[_Weight, _Amount]] = {}  # weight of all, mean
+
+
+_Spans = Annotated[dict[Annotated[str, Field(max_length=32)], _Amount], Field(max_length=MAX_SPANS)]
+
+
+class FirstTokensState(_State):
+    """Whole cold starts of one revision by tier: how many, the newest, mean seconds by span."""
+
+    revision_id: Annotated[str, Field(max_length=256)] = ""
+    tiers: dict[
+        Tier, tuple[_Count, Annotated[list[_Amount], Field(max_length=FIRST_TOKENS)], _Spans]
+    ] = {}
 
 
 class BurstState(_State):
@@ -94,6 +108,7 @@ class ModelState(_State):
 
     gaps: GapsState = GapsState()
     cold_starts: ColdStartsState = ColdStartsState()
+    first_tokens: FirstTokensState = FirstTokensState()
     burst: BurstState = BurstState()
     load: LoadState = LoadState()
     panic: PanicState = PanicState()

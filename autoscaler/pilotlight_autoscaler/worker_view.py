@@ -77,3 +77,10 @@ class WorkerView:
         self.attaching -= replica.phase is Phase.ATTACHING
         self.idle = None
         return replica
+
+
+def share_of_worker(nbytes: float, capacity_bytes: float, slots: int) -> float:
+    """How much of a worker one replica takes; 0 of either bound: not known."""
+    share = nbytes / capacity_bytes if capacity_bytes else 1.0
+    # In a worker of one slot, the smallest model takes all of it.
+    return max(1e-9, 1 / slots if slots else 0.0, min(1.0, share))

@@ -1,0 +1,87 @@
+"""What cold starts took until the first token, as their requests saw them, by tier."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pilotlight_autoscaler.quantiles import Quantiles
+from pilotlight_autoscaler.snapshot import Tier
+
+SAMPLES = 64  # per tier; the newest decide
+MAX_SPANS = 16
+_NEWEST_SHARE = 1 / 16  # of a span's mean, at least
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Cold starts that were seen: how many, and how the newest of them went."""
+
+    count: int
+    seconds: Quantiles
+    spans: Mapping[str, float] = field(default_factory=dict)  # mean seconds by name
+
+
+class FirstTokens:
+    """The cold starts of one revision of a model; another one begins anew.
+
+    Unlike ``ColdStarts``, which counts from the order until the weights are there, these are whole:
+    from the request's arrival to its first token.
+    """
+
+    __slots__ = ("_all", "_counts", "_samples", "_seen", "_spans", "revision_id")
+
+    def __init__(self, revision_id: str = "") -> None:
+        self.revision_id = revision_id
+        self._counts: dict[Tier, int] = {}
+        self._samples: dict[Tier, deque[float]] = {}
+        self._spans: dict[Tier, dict[str, float]] = {}
+        self._seen: dict[Tier, Seen] = {}
+        self._all: Seen | None = None
+
+    def add(self, tier: Tier, seconds: float, spans: Mapping[str, float]) -> None:
+        """One cold start; *spans* are the seconds of its parts by name."""
+        self._counts[tier] = self._counts.get(tier, 0) + 1
+        self._samples.setdefault(tier, deque(maxlen=SAMPLES)).append(seconds)
+        means = self._spans.setdefault(tier, {})
+        share = max(1 / self._counts[tier], _NEWEST_SHARE)
+        for name, span_s in spans.items():
+            if name in means:
+                means[name] += share * (span_s - means[name])
+            elif len(means) < MAX_SPANS:
+                means[name] = span_s
+        self._measure(tier)
+
+    def by_tier(self) -> Mapping[Tier, Seen]:
+        return self._seen
+
+    @property
+    def all(self) -> Seen | None:
+        """Whatever the tier; None before the first one."""
+        return self._all
+
+    def _measure(self, tier: Tier) -> None:
+        quantiles = Quantiles.of(self._samples[tier])
+        self._seen[tier] = Seen(self._counts[tier], quantiles, dict(self._spans.get(tier, {})))
+        together = [seconds for samples in self._samples.values() for seconds in samples]
+        self._all = Seen(sum(self._counts.values()), Quantiles.of(together))
+
+    def dump(self) -> dict[Tier, tuple[int, list[float], dict[str, float]]]:
+        return {
+            tier: (self._counts[tier], list(samples), dict(self._spans.get(tier, {})))
+            for tier, samples in self._samples.items()
+        }
+
+    @classmethod
+    def load(
+        cls, revision_id: str, tiers: Mapping[Tier, tuple[int, list[float], dict[str, float]]]
+    ) -> FirstTokens:
+        found = cls(revision_id)
+        for tier, (count, samples, spans) in tiers.items():
+            if samples:
+                found._counts[tier] = max(count, len(samples))
+                found._samples[tier] = deque(samples, maxlen=SAMPLES)
+                found._spans[tier] = dict(spans)
+                found._measure(tier)
+        return found
