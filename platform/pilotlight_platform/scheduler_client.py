@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from pilotlight_autoscaler import AutoscalingConfig
 from pilotlight_platform.errors import OverloadedError
 from pilotlight_platform.schemas.cluster import Route, RoutingTable
+from pilotlight_platform.schemas.cold_start import ColdAnswer
 from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, WorkerStatus
 from pilotlight_platform.worker_pool import call, ray_errors, remote_items, within
@@ -28,6 +29,9 @@ class SchedulerClient:
     async def place(self, gateway: str, name: str, queued: int, running: int) -> Route:
         route: Route = await self._call("place", gateway, name, queued, running)
         return route
+
+    async def cold_answers(self, answers: Sequence[ColdAnswer]) -> None:
+        await self._call("cold_answers", answers)
 
     async def watch(self) -> AsyncIterator[RoutingTable]:
         stream = call(self._handle.options(stream=True).watch)

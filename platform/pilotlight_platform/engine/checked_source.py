@@ -54,9 +54,7 @@ def check_source(source: Path, report: Report) -> CheckedSource:
         checkpoint = open_checkpoint(source, LocalOptions(direct=False))
     except LoaderError as error:
         raise SourceError(str(error)) from error
-    _refuse_remote_code(source)
-    config = _read_config(source)
-    _refuse_absurd_depth(source, config, checkpoint)
+    config = read_config(source, checkpoint)
     return CheckedSource(source, checkpoint, config, quantized_source(source, checkpoint))
 
 
@@ -69,7 +67,12 @@ def _refuse_remote_code(source: Path) -> None:
             )
 
 
-def _read_config(source: Path) -> Any:
+def read_config(source: Path, checkpoint: Checkpoint) -> Any:
+    """transformers' config in *source* of a causal language model, fit for *checkpoint*.
+
+    Raises SourceError, also for a model with code of its own.
+    """
+    _refuse_remote_code(source)
     path = source / "config.json"
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
@@ -83,6 +86,7 @@ def _read_config(source: Path) -> Any:
         raise SourceError(f"{path}: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise SourceError(f"{path}: {model_type!r} is no causal language model")
+    _refuse_absurd_depth(source, config, checkpoint)
     return config
 
 

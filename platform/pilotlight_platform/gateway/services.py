@@ -16,6 +16,7 @@ from pilotlight_platform.errors import (
     WorkerLostError,
 )
 from pilotlight_platform.gateway.admission import Admission
+from pilotlight_platform.gateway.cold_starts import ColdStartNews
 from pilotlight_platform.gateway.deploys import Deploys
 from pilotlight_platform.gateway.generator import Generator
 from pilotlight_platform.gateway.timelines import TimelineLog
@@ -43,6 +44,7 @@ class Services:
     timelines: TimelineLog
     generator: Generator
     deploys: Deploys
+    news: ColdStartNews
     started_at_s: float = field(default_factory=time.time)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _updated: asyncio.Event = field(default_factory=asyncio.Event)
@@ -64,9 +66,11 @@ class Services:
                 return admission.route(name)
 
         admission = Admission(place)
-        timelines = TimelineLog(settings.request_log_size)
+        news = ColdStartNews(client.cold_answers)
+        timelines = TimelineLog(settings.request_log_size, news.note)
         generator = Generator(admission, WorkerPool(worker), timelines)
-        return cls(settings, client, admission, timelines, generator, Deploys(settings, client))
+        deploys = Deploys(settings, client)
+        return cls(settings, client, admission, timelines, generator, deploys, news)
 
     async def start(self) -> None:
         """Returns when it is known which models there are, at the latest after ten seconds."""
@@ -76,6 +80,7 @@ class Services:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        self.news.close()
 
     async def _tidy(self) -> None:
         """Remove what an earlier life left: unfinished bakes, checkpoints of no model."""

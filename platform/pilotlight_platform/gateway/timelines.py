@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pilotlight_platform.schemas.timeline import Span, Timeline
 
 
 class TimelineLog:
-    """The last *size* requests by id."""
+    """The last *size* requests by id. *finished* is called with each one that has ended."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, finished: Callable[[Timeline], None] | None = None) -> None:
         self._size = size
+        self._finished = finished
         self._by_id: OrderedDict[str, Timeline] = OrderedDict()
 
     def put(self, timeline: Timeline) -> None:
@@ -20,6 +21,8 @@ class TimelineLog:
         self._by_id.move_to_end(timeline.request_id)
         while len(self._by_id) > self._size:
             self._by_id.popitem(last=False)
+        if self._finished is not None and timeline.total_s is not None:
+            self._finished(timeline)
 
     def get(self, request_id: str) -> Timeline | None:
         return self._by_id.get(request_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pilotlight_autoscaler import Autoscaler, Tier
+from pilotlight_autoscaler.planning.keep_for import keep_for
 from pilotlight_platform.schemas.decision import PrewarmWindow, ScalingStatus
 
 
@@ -30,4 +31,5 @@ def scaling_status(autoscaler: Autoscaler, name: str, now_s: float) -> ScalingSt
         hit_rate=learned.hit_rate,
         floor=max([config.min_replicas, *held]),
         schedule_changes_at_s=min((s for s in changes if s is not None), default=None),
+        keep_for=keep_for(learned.gaps),
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pilotlight_autoscaler.config import AutoscalingConfig
+from pilotlight_autoscaler.planning.keep_for import KeepFor
 
 Action = Literal["attach", "prewarm", "detach", "drain", "hold", "unplaced"]
 
@@ -56,3 +57,4 @@ class ScalingStatus(BaseModel):
     hit_rate: float
     floor: int  # min_replicas now, a schedule's among them
     schedule_changes_at_s: float | None  # Unix time
+    keep_for: KeepFor | None = None  # a stay that leaves few pauses cold; None: too few seen

@@ -7,6 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from pilotlight_autoscaler.config import AutoscalingConfig
+from pilotlight_autoscaler.quantiles import Quantiles
+from pilotlight_autoscaler.snapshot import Tier
+from pilotlight_platform.schemas.cold_start import ColdStartStatus
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -14,6 +17,7 @@ Quantization = Literal["none", "int8", "int4", "fp8"]
 Sparsity = Literal["none", "2:4"]
 QuantizationRounding = Literal["auto", "nearest", "gptq"]
 ModelState = Literal["zero", "attaching", "ready", "failed"]
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BakePhase = Literal["fetch", "check", "load", "bake", "verify"]
 
 
@@ -97,6 +101,11 @@ class Revision(BaseModel):
     context_length: int
     created_at_s: float
 
+    @property
+    def compute_nbytes(self) -> int:
+        """Of the weights without quantization: what a forward pass works through."""
+        return self.parameters * _ITEM_BYTES.get(self.dtype, 2)
+
 
 class ModelRecord(BaseModel):
     """What the store keeps of a live model."""
@@ -107,6 +116,8 @@ class ModelRecord(BaseModel):
     revision: Revision
     created_at_s: float
     updated_at_s: float
+    # Seconds that its cold starts were to take, as it went live; by tier.
+    predicted: dict[Tier, Quantiles] = {}
 
 
 class ReplicaStatus(BaseModel):
@@ -125,6 +136,7 @@ class ModelStatus(BaseModel):
     queued: int
     replicas: list[ReplicaStatus]
     last_error: str | None = None
+    cold_starts: ColdStartStatus | None = None
 
 
 class WorkerStatus(BaseModel):
