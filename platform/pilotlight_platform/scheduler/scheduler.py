@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,6 +27,7 @@ from pilotlight_platform.latest import Latest
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.cluster import Cluster, Model, WorkerState, now
+from pilotlight_platform.scheduler.cold_starts import ColdStartBook, read_start_facts
 from pilotlight_platform.scheduler.decision_log import DecisionLog, hold_record
 from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.pool_keeper import PoolKeeper
@@ -40,6 +42,7 @@ from pilotlight_platform.schemas.cluster import (
     WorkerInfo,
     WorkerReport,
 )
+from pilotlight_platform.schemas.cold_start import ColdAnswer
 from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, Revision, WorkerStatus
 from pilotlight_platform.settings import Settings
@@ -78,6 +81,8 @@ class Scheduler:
             keeper, self._cluster, self._store.publish_pool, self._step
         )
         self._memory = Memory(self._told.autoscaler.state, self._store.put_learned)
+        self._cold_starts = ColdStartBook(self._told.autoscaler)
+        self._home = settings.home
         self._log = DecisionLog(self._store.append_decisions, self._store.decisions)
         self._lessons = 0  # that the memory was told of
         self._told.tell(self._cluster, now())
@@ -216,6 +221,12 @@ class Scheduler:
         if wait_s > 0:
             raise AttachError(f"{model.last_error} (next try in {wait_s:.0f} s)")
 
+    async def cold_answers(self, answers: Sequence[ColdAnswer]) -> None:
+        """A gateway's news of cold starts that have given their first token."""
+        records = {name: model.record for name, model in self._cluster.models.items()}
+        if self._cold_starts.answered(answers, records):
+            self._memory.changed()
+
     async def watch(self) -> AsyncIterator[RoutingTable]:
         """The routing table, now and after each change."""
         async for table in self._table.values():
@@ -263,6 +274,9 @@ class Scheduler:
         old = self._cluster.models.get(name)
         if old is not None:
             record = record.model_copy(update={"created_at_s": old.record.created_at_s})
+        facts = await asyncio.to_thread(read_start_facts, self._home, Path(record.revision.path))
+        records = [model.record for model in self._cluster.models.values()]
+        record = self._cold_starts.foretell(record, facts, records)
         await self._write(name, self._store.put_model(record), record.revision.path)
         model = self._cluster.models[name] = Model(record)
         if old is not None:
@@ -388,7 +402,7 @@ class Scheduler:
         return scaling_status(self._told.autoscaler, name, now())
 
     async def models(self) -> list[ModelStatus]:
-        return model_statuses(self._cluster, now())
+        return [self._cold_starts.shown(each) for each in model_statuses(self._cluster, now())]
 
     async def workers(self) -> list[WorkerStatus]:
         return worker_statuses(self._cluster)
