@@ -20,6 +20,7 @@ from pilotlight_deploy.commands import (
     demo,
     explain,
     models,
+    plan,
     platform,
     sample,
     simulate,
@@ -61,7 +62,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 ok, 1 unexpected, 2 usage, 3 bad input, 4 not found, 5 no platform, "
-    "6 refused, 7 machine unfit, 130 interrupted.",
+    "6 refused, 7 machine unfit, 8 SLO not met, 130 interrupted.",
 )
 
 
@@ -87,6 +88,7 @@ app.command(rich_help_panel=_RUN)(platform.up)
 app.command(rich_help_panel=_RUN)(platform.down)
 app.command(rich_help_panel=_RUN)(platform.status)
 app.command(rich_help_panel=_RUN)(platform.doctor)
+app.command(rich_help_panel=_MODELS)(plan.plan)
 app.command(rich_help_panel=_MODELS)(models.deploy)
 app.command("list", rich_help_panel=_MODELS)(models.list_models)
 app.command(rich_help_panel=_MODELS)(models.show)

@@ -42,12 +42,20 @@ def measure_store(location: str, limit_s: float = _LIMIT_S) -> tuple[str, StoreL
 
 def place_of(location: str, checkpoint: Checkpoint) -> str:
     """The bucket, host or file system of *checkpoint*, found at *location*."""
+    remote = remote_place(location)
+    if remote is not None:
+        return remote
+    path = Path(checkpoint.location).resolve()
+    return f"file://{next(p for p in (path, *path.parents) if p.is_mount())}"
+
+
+def remote_place(location: str) -> str | None:
+    """The bucket or host of *location*; None for a file of this machine. Raises LocationError."""
     where = parse_location(location)
+    if where.scheme == "file":
+        return None
     if where.scheme == "hf":
         return "hf://"  # one place, whatever the repository
-    if where.scheme == "file":
-        path = Path(checkpoint.location).resolve()
-        return f"file://{next(p for p in (path, *path.parents) if p.is_mount())}"
     return f"{where.scheme}://{where.authority}"
 
 

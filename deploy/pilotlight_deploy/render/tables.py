@@ -8,9 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pilotlight_autoscaler import Tier
+from pilotlight_autoscaler.quantiles import Quantiles
 from pilotlight_deploy.output import printable
 from pilotlight_deploy.render.units import count, duration, size
 from pilotlight_deploy.render.waterfall import summary
+from pilotlight_platform.schemas.cold_start import ColdStartStatus
 from pilotlight_platform.schemas.model import (
     DeployLive,
     ModelState,
@@ -65,9 +68,35 @@ def model_details(model: ModelStatus) -> RenderableType:
         (f"replica on {replica.worker_id}", f"{replica.phase}, {replica.ongoing} ongoing")
         for replica in model.replicas
     ]
+    rows += _cold_starts(model.cold_starts)
     if model.last_error:
         rows.append(("last error", Text(printable(model.last_error), style="red")))
     return _pairs(rows)
+
+
+def _cold_starts(status: ColdStartStatus | None) -> list[tuple[str, str | Text]]:
+    """Foretold and seen beside each other, by tier; then whether the SLO is met."""
+    if status is None:
+        return []
+    rows: list[tuple[str, str | Text]] = []
+    for tier in [each for each in Tier if each in {*status.predicted, *status.actual}]:
+        predicted, seen = status.predicted.get(tier), status.actual.get(tier)
+        foretold = "-" if predicted is None else _quantiles(predicted)
+        actual = "none yet" if seen is None else f"{_quantiles(seen.seconds)} of {seen.count}"
+        rows.append((f"cold from {tier}", f"predicted {foretold}; actual {actual}"))
+    if status.slo is not None:
+        bounds = ", ".join(f"{name} {duration(s)}" for name, s in status.slo.bounds().items())
+        verdict, style = {
+            True: ("met", "green"),
+            False: ("missed", "red"),
+            None: ("no cold start yet", ""),
+        }[status.slo_met]
+        rows.append(("cold start SLO", Text(f"{bounds}: {verdict}", style=style)))
+    return rows
+
+
+def _quantiles(seconds: Quantiles) -> str:
+    return f"p50 {duration(seconds.p50)}, p95 {duration(seconds.p95)}"
 
 
 def status_tables(status: PlatformStatus, url: str) -> RenderableType:
