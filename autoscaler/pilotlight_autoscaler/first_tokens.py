@@ -11,6 +11,7 @@ from pilotlight_autoscaler.snapshot import Tier
 
 SAMPLES = 64  # per tier; the newest decide
 MAX_SPANS = 16
+_DIGITS = 6  # microseconds
 _NEWEST_SHARE = 1 / 16  # of a span's mean, at least
 
 
@@ -43,7 +44,9 @@ class FirstTokens:
     def add(self, tier: Tier, seconds: float, spans: Mapping[str, float]) -> None:
         """One cold start; *spans* are the seconds of its parts by name."""
         self._counts[tier] = self._counts.get(tier, 0) + 1
-        self._samples.setdefault(tier, deque(maxlen=SAMPLES)).append(seconds)
+        # Of 1,000 models with 64 each, saved as JSON: digits are what writing them down costs.
+        kept_s = round(seconds, _DIGITS)
+        self._samples.setdefault(tier, deque(maxlen=SAMPLES)).append(kept_s)
         means = self._spans.setdefault(tier, {})
         share = max(1 / self._counts[tier], _NEWEST_SHARE)
         for name, span_s in spans.items():
@@ -69,7 +72,11 @@ class FirstTokens:
 
     def dump(self) -> dict[Tier, tuple[int, list[float], dict[str, float]]]:
         return {
-            tier: (self._counts[tier], list(samples), dict(self._spans.get(tier, {})))
+            tier: (
+                self._counts[tier],
+                list(samples),
+                {name: round(span_s, _DIGITS) for name, span_s in self._spans[tier].items()},
+            )
             for tier, samples in self._samples.items()
         }
 

@@ -105,3 +105,11 @@ def test_plan_refuses_a_model_with_code_of_its_own(large, tmp_path):
 def test_plan_of_a_missing_source_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         plan_weights(spec(tmp_path / "none"), ("none",))
+
+
+def test_planned_bytes_leave_out_what_is_skipped(large):
+    def planned(**change):
+        return plan_weights(spec(large, dtype="bfloat16", quantization="int8", **change), ("int8",))
+
+    some = planned(quantization_skip=("model.layers.0",)).nbytes["int8"]
+    assert planned().nbytes["int8"] < some < planned().plain_nbytes
