@@ -54,8 +54,8 @@ def test_first_tokens_of_another_revision_begin_anew() -> None:
     autoscaler = told()
     autoscaler.answered_cold("m", "r1", Tier.HOST, 0.1, {})
     autoscaler.update_model(ModelSnapshot("m", "r2", 100, AutoscalingConfig()))
-    autoscaler.answered_cold("m", "r1", Tier.HOST, 0.1, {})  # late news of the old one
     autoscaler.answered_cold("m", "r2", Tier.HOST, 0.2, {})
+    autoscaler.answered_cold("m", "r1", Tier.HOST, 0.1, {})  # late news of the old one
 
     assert tokens(autoscaler).all.count == 1
     assert tokens(autoscaler).all.seconds.p50 == 0.2

@@ -78,6 +78,18 @@ def test_book_does_not_count_for_another_revision() -> None:
     assert kept.status(record).slo_met is None
 
 
+def test_book_shows_nothing_of_the_revision_before() -> None:
+    record = model_record()
+    kept = book(record)
+    kept.answered([slow()], {"m": record})
+    revision = record.revision.model_copy(update={"id": "m-2"})
+    replaced = record.model_copy(update={"revision": revision})
+
+    assert kept.status(record).all is not None
+    assert kept.status(replaced).all is None
+    assert kept.foretell(replaced, FACTS, []).predicted[Tier.HOST].p50 < 1  # not the second it took
+
+
 def test_book_logs_an_slo_that_is_missed_once(caplog: pytest.LogCaptureFixture) -> None:
     record = model_record(cold_start_slo={"p95": 0.3})
     kept = book(record)

@@ -124,6 +124,16 @@ def test_forecast_of_few_timelines_is_no_better_than_what_was_seen() -> None:
     assert found.seconds.p95 == 0.5
 
 
+def test_forecast_takes_no_less_than_a_smaller_model_took_and_asks_no_larger_one() -> None:
+    def prefill_s(neighbour: int) -> float:
+        known = Knowledge(others=(Neighbour(neighbour, seen(1, 9.0, prefill=8.0).by_tier()),))
+        spans = forecast(weights(GB), Tier.HOST, known).spans
+        return next(span.seconds for span in spans if span.name == "prefill")
+
+    assert prefill_s(GB // 2) == 8.0
+    assert prefill_s(2 * GB) == prefill_s(10**12) < 1
+
+
 def test_forecast_from_memory_helps_that_from_the_disk() -> None:
     own = seen(1, 0.3, prefill=0.28).by_tier()
     known = Knowledge(bytes_per_s={Tier.DISK: 1e9}, own=own)
