@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pilotlight_autoscaler.cold_starts import SAMPLES
 from pilotlight_autoscaler.errors import StateError
-from pilotlight_autoscaler.first_tokens import MAX_SPANS
+from pilotlight_autoscaler.first_tokens import MAX_SPANS, SPAN_SAMPLES
 from pilotlight_autoscaler.first_tokens import SAMPLES as FIRST_TOKENS
 from pilotlight_autoscaler.gaps import BINS
 from pilotlight_autoscaler.snapshot import Tier
@@ -42,11 +42,17 @@ class ColdStartsState(_State):
     means: dict[Tier, tuple[_Weight, _Amount]] = {}  # weight of all, mean
 
 
-_Spans = Annotated[dict[Annotated[str, Field(max_length=32)], _Amount], Field(max_length=MAX_SPANS)]
+_Spans = Annotated[
+    dict[
+        Annotated[str, Field(max_length=32)],
+        Annotated[list[_Amount], Field(max_length=SPAN_SAMPLES)],
+    ],
+    Field(max_length=MAX_SPANS),
+]
 
 
 class FirstTokensState(_State):
-    """Whole cold starts of one revision by tier: how many, the newest, mean seconds by span."""
+    """Whole cold starts of one revision by tier: how many, the newest, those of each span."""
 
     revision_id: Annotated[str, Field(max_length=256)] = ""
     tiers: dict[

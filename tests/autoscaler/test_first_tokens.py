@@ -50,6 +50,14 @@ def test_first_tokens_are_bounded_and_the_newest_decide() -> None:
     assert len(seen.spans) == MAX_SPANS
 
 
+def test_spans_are_typical_ones_whatever_the_first_after_a_bake_took() -> None:
+    found = FirstTokens("r")
+    for prefill_s in (5.0, 0.1, 0.1):
+        found.add(Tier.HOST, prefill_s, {"prefill": prefill_s})
+
+    assert found.by_tier()[Tier.HOST].spans == {"prefill": 0.1}
+
+
 def test_first_tokens_of_another_revision_begin_anew() -> None:
     autoscaler = told()
     autoscaler.answered_cold("m", "r1", Tier.HOST, 0.1, {})

@@ -111,10 +111,10 @@ def _together_s(spans: Sequence[SpanForecast], parts: int) -> float:
 
 def _usual(name: str, tier: Tier, knowledge: Knowledge) -> SpanForecast:
     """A span that takes what it always takes, whatever the model's size."""
-    own = _mean_s(name, tier, knowledge.own)
+    own = _typical_s(name, tier, knowledge.own)
     if own is not None:
         return SpanForecast(name, own, Basis.TIMELINES)
-    others = [_mean_s(name, tier, other.seen) for other in knowledge.others]
+    others = [_typical_s(name, tier, other.seen) for other in knowledge.others]
     found = [seconds for seconds in others if seconds is not None]
     if found:
         return SpanForecast(name, median(found), Basis.OTHERS)
@@ -145,7 +145,7 @@ def _prefill(weights: Weights, knowledge: Knowledge) -> SpanForecast:
     From memory where that was seen: beside a transfer the span is waiting, too.
     """
     nbytes = weights.compute_nbytes
-    own = _mean_s("prefill", Tier.HOST, knowledge.own)
+    own = _typical_s("prefill", Tier.HOST, knowledge.own)
     if own is not None:
         return SpanForecast("prefill", own, Basis.TIMELINES, nbytes, Tier.HOST)
     worked_s = ASSUMED_S["prefill"] + transfer_s(nbytes, knowledge.bytes_per_s, Tier.HOST)
@@ -159,7 +159,7 @@ def _prefill(weights: Weights, knowledge: Knowledge) -> SpanForecast:
     return SpanForecast("prefill", worked_s, Basis.ASSUMED, nbytes, Tier.HOST)
 
 
-def _mean_s(name: str, tier: Tier, seen: Mapping[Tier, Seen]) -> float | None:
+def _typical_s(name: str, tier: Tier, seen: Mapping[Tier, Seen]) -> float | None:
     """From *tier*, or else from any."""
     nearest = (each for each in (seen.get(tier), *seen.values()) if each is not None)
     return next((each.spans[name] for each in nearest if name in each.spans), None)

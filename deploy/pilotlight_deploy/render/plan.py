@@ -127,9 +127,10 @@ def _in_the_way(plan: Plan) -> str:
     if span.nbytes and span.tier is not None:
         what += f" for {size(span.nbytes)} over the link of {_LINKS.get(span.tier, span.tier)}"
     basis = "nothing measured says so yet" if span.basis is Basis.ASSUMED else f"by {span.basis}"
+    kind = "" if fastest.quantization == "none" else f" in {fastest.quantization}"
     fewest = duration(fastest.forecast.seconds.p95)
     return (
-        f"The fastest, {_KEPT[fastest.kept]} in {fastest.quantization}, has a p95 of {fewest}, "
+        f"The fastest, {_KEPT[fastest.kept]}{kind}, has a p95 of {fewest}, "
         f"most of it {what} ({basis})"
     )
 
