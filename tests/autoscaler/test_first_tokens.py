@@ -89,7 +89,7 @@ def test_first_tokens_are_found_again_in_saved_state() -> None:
 
 
 def test_state_without_first_tokens_is_taken_over() -> None:
-    old = {"version": 1, "models": {"m": {"rule": "rest"}}}
+    old = {"version": 2, "models": {"m": {"rule": "rest"}}}
     fresh = told()
     fresh.restore(PolicyState.from_json(old))
 
