@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from pilotlight_loader import AttachPlan, BakedCheckpoint
 from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.row_product import RowLinear
+from pilotlight_platform.engine.attention import attend_by_rows
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, open_packed
 from pilotlight_platform.engine.vocabulary import Vocabulary
 from pilotlight_platform.errors import AttachError
@@ -93,6 +95,7 @@ def _load(directory: Path, packed: bool) -> Skeleton:
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     plain = BakedCheckpoint.open(directory / WEIGHTS_FILE)
     module = _build(config, plain)
+    attend_by_rows(module)
     _rehearse(module)
     straighten_output_input(module)
     baked = (
@@ -100,6 +103,7 @@ def _load(directory: Path, packed: bool) -> Skeleton:
         if packed or plain.quantized or plain.sparse
         else plain
     )
+    hasten_output(module)
     tokenizer = load_tokenizer(directory)
     generation = _generation_config(directory, config)
     parameters = inspect.signature(module.forward).parameters
@@ -187,6 +191,13 @@ def straighten_output_input(module: Any) -> None:
 def _straighten(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     hidden, *rest = args
     return (hidden.clone(memory_format=torch.contiguous_format), *rest)
+
+
+def hasten_output(module: Any) -> None:
+    """Let an output layer that is tied to the embeddings, and so is never packed, be read once."""
+    output = module.get_output_embeddings()
+    if type(output) is torch.nn.Linear and output.weight is module.get_input_embeddings().weight:
+        output.__class__ = RowLinear
 
 
 def load_tokenizer(directory: Path) -> Any | None:
