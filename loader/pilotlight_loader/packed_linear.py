@@ -14,9 +14,10 @@ class PackedLinear(nn.Linear):
     """nn.Linear in all but that its weight may be packed; then F.linear would refuse it."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name
-        weight = self.weight
-        if kernel_layout.is_packed(weight):
-            return kernel_layout.linear(input, weight, self.bias)
+        # Not as attributes, which nn.Module looks for in three places: 1 to 2 µs a call.
+        weight = self._parameters["weight"]
+        if weight is not None and kernel_layout.is_packed(weight):
+            return kernel_layout.linear(input, weight, self._parameters["bias"])
         return super().forward(input)
 
 

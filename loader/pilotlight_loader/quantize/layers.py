@@ -26,17 +26,20 @@ class QuantizedLinear(nn.Linear):
         if input.is_meta:  # a rehearsal without arithmetic
             return input.new_empty(*input.shape[:-1], self.out_features)
         x = input.reshape(-1, self.in_features)
+        # Not as attributes, which nn.Module looks for in three places: 10 µs a call, not 13.
+        buffers, bias = self._buffers, self._parameters["bias"]
+        codes, scales = buffers[_CODES], buffers[_SCALES]
+        assert codes is not None
+        assert scales is not None
         kind = self.stored.scheme.kind
         if kind == "int8":
-            product = products.int8_linear(x, self.weight_codes, self.weight_scales)
+            product = products.int8_linear(x, codes, scales)
         elif kind == "int4":
-            product = products.int4_linear(
-                x, self.weight_codes, self.weight_scales, self.stored.block
-            )
+            product = products.int4_linear(x, codes, scales, self.stored.block)
         else:
-            product = products.fp8_linear(x, self.weight_codes, self.weight_scales)
-        if self.bias is not None:
-            product += self.bias
+            product = products.fp8_linear(x, codes, scales)
+        if bias is not None:
+            product += bias
         return product.view(*input.shape[:-1], self.out_features)
 
 
