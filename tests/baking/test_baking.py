@@ -90,6 +90,24 @@ def test_bake_quantized_is_another_revision_and_says_so(sample: Path, tmp_path: 
     assert int8.nbytes < 0.5 * plain.nbytes
 
 
+@pytest.mark.parametrize(
+    ("wish", "rounding"),
+    [
+        ({}, None),
+        ({"quantization": "int8"}, "gptq"),  # what auto takes: the sample has a tokenizer
+        ({"quantization": "int8", "quantization_rounding": "nearest"}, "nearest"),
+    ],
+)
+def test_bake_says_how_it_rounded(
+    sample: Path, tmp_path: Path, wish: dict[str, str], rounding: str | None
+) -> None:
+    first, _, _ = bake(sample, tmp_path, **wish)
+    again, reused, _ = bake(sample, tmp_path, **wish)
+
+    assert reused
+    assert (first.rounding, again.rounding) == (rounding, rounding)
+
+
 def test_bake_quantized_by_an_older_version_is_not_used_again(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

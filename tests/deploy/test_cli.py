@@ -113,6 +113,20 @@ def test_show_tells_whose_codes_the_weights_are(invoke, running, model_status):
     assert "int4 (gptq, bfloat16)" in invoke("show", "chat").stdout
 
 
+@pytest.mark.parametrize(
+    ("rounding", "shown"), [("gptq", "by gptq"), ("nearest", "to the nearest"), (None, None)]
+)
+def test_show_tells_how_weights_were_rounded(invoke, running, model_status, rounding, shown):
+    content = model_status.model_dump()
+    content["record"]["revision"] |= {"quantization": "int4", "rounding": rounding}
+    running.on("GET", "/api/models/chat", content)
+
+    output = invoke("show", "chat").stdout
+
+    assert ("rounded" in output) == (shown is not None)
+    assert shown is None or shown in output
+
+
 def test_missing_model_is_not_found(invoke, running):
     error = {"message": "No model 'x'.", "code": "model_not_found"}
     running.on("GET", "/api/models/x", {"error": error}, 404)

@@ -83,6 +83,8 @@ def bake(
         return print_json(made)
     baked = made.baked
     kind = "" if baked.quantization == "none" else f" in {baked.quantization}"
+    if baked.rounding is not None:
+        kind += {"gptq": ", rounded by gptq", "nearest": ", rounded to the nearest"}[baked.rounding]
     stdout().print(
         f"{made.path}: {baked.architecture}, {size(baked.nbytes)}{kind}, verified", soft_wrap=True
     )

@@ -59,6 +59,7 @@ def model_details(model: ModelStatus) -> RenderableType:
         ("source", printable(revision.source)),
         ("kind", f"{revision.architecture}, {count(revision.parameters)} parameters"),
         ("weights", f"{size(revision.nbytes)} {_weights_type(revision)}"),
+        *_rounding(revision),
         ("context", f"{revision.context_length} tokens"),
         ("replicas", f"{_ready(model)}, {scaling.min_replicas} to {scaling.max_replicas}"),
         ("idle after", _idle_after(scaling.idle_timeout_s)),
@@ -165,6 +166,11 @@ def _weights_type(revision: Revision) -> str:
         return revision.dtype
     kind, _, method = revision.quantization.removesuffix(")").partition(" (")
     return f"{kind} ({method}, {revision.dtype})" if method else f"{kind} ({revision.dtype})"
+
+
+def _rounding(revision: Revision) -> list[tuple[str, str | Text]]:
+    made = {"gptq": "by gptq", "nearest": "to the nearest"}
+    return [] if revision.rounding is None else [("rounded", made[revision.rounding])]
 
 
 def _state(state: ModelState) -> Text:

@@ -125,6 +125,7 @@ def _manifest(baked: BakedSource, digest: str) -> dict[str, Any]:
         "source_digest": digest,
         "dtype": baked.dtype,
         "quantization": baked.quantization,
+        "rounding": baked.rounding,
         "architecture": baked.architecture,
         "parameters": baked.parameters,
         "nbytes": baked.nbytes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -52,6 +52,7 @@ class BakedSource:
     source_digest: str
     dtype: str
     quantization: str  # "none", "int8", …; "int4 (gptq)" where the codes are the source's own
+    rounding: Literal["nearest", "gptq"] | None  # of this bake; None: it was asked for none
     architecture: str
     parameters: int  # tied ones once
     nbytes: int  # of the baked weights, in the larger of the two files that a worker may attach
@@ -87,7 +88,7 @@ def bake_source(
     used_dtype = str(model.dtype).removeprefix("torch.")
     save_side_files(source, destination, model, used_dtype)
     baked = _bake(model, destination, digest, report)
-    baked = _quantize(model, baked, quantizing, checked, report)
+    baked, rounding = _quantize(model, baked, quantizing, checked, report)
     if sparse:
         baked = _compress(model, baked, report)
     packed = None
@@ -102,6 +103,7 @@ def bake_source(
         source_digest=digest,
         dtype=used_dtype,
         quantization=quantization_name(model, baked, quantizing, checked.quantized),
+        rounding=rounding,
         architecture=type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         nbytes=max(baked.nbytes, 0 if packed is None else packed.nbytes),
@@ -152,13 +154,13 @@ def _quantize(
     quantizing: Quantizing | None,
     source: CheckedSource,
     report: Report,
-) -> BakedCheckpoint:
-    """The weights in fewer bits, and *model* with what they stand for, to be compared with.
+) -> tuple[BakedCheckpoint, Literal["nearest", "gptq"] | None]:
+    """The weights in fewer bits, how they were rounded, and *model* with what they stand for.
 
     Without a wish those that the source has in codes of ours; *baked* itself where there is none.
     """
     if quantizing is None and source.quantized is None:
-        return baked
+        return baked, None
     message = f"quantizing to {quantizing.kind}" if quantizing else "keeping the source's codes"
 
     def progress(done: int, total: int) -> None:
@@ -169,12 +171,14 @@ def _quantize(
 
     try:
         quantized = None
+        rounding: Literal["nearest", "gptq"] = "nearest"
         if quantizing is not None and quantizing.rounding != "nearest":
             try:
                 _check_patience(model, quantizing)
                 tokenizer = load_tokenizer(source.path)
                 windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
                 quantized = write(GptqRounding(model, windows))
+                rounding = "gptq"
             except (DiskFullError, MemoryError, OSError):
                 raise  # it may pass: what is rounded otherwise is baked once and for all
             except Exception as error:  # ours, or whatever the architecture makes of it
@@ -185,7 +189,7 @@ def _quantize(
                 report("bake", f"rounding to the nearest: {error}", 0, 0)
         quantized = quantized or write(NearestRounding())
         restore_quantized(model, quantized)
-        return quantized
+        return quantized, None if quantizing is None else rounding
     except (LoaderError, CalibrationError) as error:
         raise SourceError(f"cannot quantize: {error}") from error
 

@@ -95,6 +95,8 @@ class Revision(BaseModel):
     label: str | None = None
     dtype: str
     quantization: str = "none"  # int8, int4, fp8; "int4 (gptq)" where the source had the codes
+    # How the deploy rounded the others, which `auto` leaves open; None: it rounded none, or is old.
+    rounding: Literal["nearest", "gptq"] | None = None
     architecture: str
     parameters: int
     nbytes: int  # of the baked weights
