@@ -81,6 +81,23 @@ def test_frequencies_follow_the_distribution():
     torch.testing.assert_close(actual, LOGITS.softmax(-1), atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("at", [0, 17, 2048, 4098])
+def test_not_a_number_is_found_wherever_it_stands(dtype, at):
+    logits = torch.linspace(-3, 3, 4099).to(dtype)  # whole vectors of any kernel, and a rest
+    logits[at] = float("nan")
+
+    with pytest.raises(EngineError, match=r"NaN or infinite logits \(1 of 4099\)"):
+        sampling.choose(logits, SamplingParams(temperature=0.0), sampling.make_generator(None))
+
+
+def test_greedy_takes_the_first_of_equals():
+    logits = torch.zeros(4099, dtype=torch.bfloat16)
+    logits[[33, 2000, 4098]] = 2.0
+
+    assert sampling.choose(logits, SamplingParams(temperature=0.0), None) == 33
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_no_numbers_are_an_error(bad, temperature):
