@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -99,3 +100,19 @@ def test_attend_by_rows_leaves_a_model_that_asks_for_its_attention() -> None:
     before = module.config._attn_implementation
     attention.attend_by_rows(module)
     assert module.config._attn_implementation == before == "sdpa"
+
+
+def test_attend_by_rows_leaves_a_model_whose_code_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreadable(_module: Any) -> str:
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr(inspect, "getsource", unreadable)
+    with torch.device("meta"):
+        config = LlamaConfig(
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=64
+        )
+        module = AutoModelForCausalLM.from_config(config)
+    attention.attend_by_rows(module)
+    assert module.config._attn_implementation == "sdpa"
