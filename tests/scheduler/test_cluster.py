@@ -5,7 +5,9 @@ from typing import Any
 from support.records import model_record
 
 from pilotlight_autoscaler import Phase
-from pilotlight_platform.scheduler.cluster import DEMAND_TTL_S, Cluster, WorkerState
+from pilotlight_platform.scheduler.cluster import Cluster
+from pilotlight_platform.scheduler.live_model import DEMAND_TTL_S
+from pilotlight_platform.scheduler.worker_state import WorkerState
 from pilotlight_platform.schemas.cluster import (
     AttachOrder,
     ReplicaPhase,

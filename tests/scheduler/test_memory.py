@@ -10,9 +10,10 @@ from support.records import model_record
 
 from pilotlight_autoscaler import Autoscaler, PolicyState, Tier
 from pilotlight_platform.errors import StoreError
-from pilotlight_platform.scheduler.cluster import Cluster, WorkerState
+from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.told import Told
+from pilotlight_platform.scheduler.worker_state import WorkerState
 from pilotlight_platform.schemas.cluster import ReplicaReport, WorkerInfo, WorkerReport
 from pilotlight_platform.store.embedded import EmbeddedRedis
 from pilotlight_platform.store.redis_store import RedisStore, read_learned

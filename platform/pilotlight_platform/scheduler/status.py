@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pilotlight_platform.scheduler.cluster import Cluster, Model
+from pilotlight_platform.scheduler.cluster import Cluster
+from pilotlight_platform.scheduler.live_model import Model
 from pilotlight_platform.schemas.model import (
     ModelState,
     ModelStatus,

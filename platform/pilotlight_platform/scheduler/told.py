@@ -12,7 +12,9 @@ from pilotlight_autoscaler import (
     Tier,
     WorkerSnapshot,
 )
-from pilotlight_platform.scheduler.cluster import Cluster, Model
+from pilotlight_platform.scheduler.cluster import Cluster
+from pilotlight_platform.scheduler.live_model import Model
+from pilotlight_platform.scheduler.worker_state import WorkerState
 
 
 class Told:
@@ -79,6 +81,11 @@ class Told:
             self._idle.add(name)
             self.lessons += 1
             self.autoscaler.finished(name, max(0.0, since_s), left=0)
+
+    def cold_starts(self, worker: WorkerState) -> None:
+        """Starts in *worker* that have ended since last time."""
+        for name, tier, seconds in worker.cold_started():
+            self.cold_started(name, tier, seconds)
 
     def cold_started(self, name: str, tier: Tier, seconds: float) -> None:
         if name in self._models:
