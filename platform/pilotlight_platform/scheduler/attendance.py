@@ -12,7 +12,6 @@ from pilotlight_platform.scheduler.orders import Orders
 from pilotlight_platform.scheduler.pool_keeping import PoolKeeping
 from pilotlight_platform.scheduler.preparing import Preparing
 from pilotlight_platform.scheduler.told import Told
-from pilotlight_platform.scheduler.worker_state import WorkerState
 from pilotlight_platform.schemas.cluster import WorkerInfo, WorkerReport
 from pilotlight_platform.worker_pool import WorkerPool
 
@@ -52,7 +51,7 @@ class Attendance:
         except PlatformError as error:
             logger.warning("worker_lost id=%s reason=%s", info.worker_id, error)
         finally:
-            if self._cluster.workers.pop(info.worker_id, None) is not None:
+            if self._cluster.lose(info.worker_id):
                 self._step()
 
     async def _followed(self, info: WorkerInfo) -> bool:
@@ -85,7 +84,7 @@ class Attendance:
     def _observe(self, info: WorkerInfo, report: WorkerReport) -> None:
         worker = self._cluster.workers.get(info.worker_id)
         if worker is None:
-            worker = self._cluster.workers[info.worker_id] = WorkerState(info)
+            worker = self._cluster.join(info)
             self._preparing.all_in(worker)
         worker.observe(report)
         self._told.cold_starts(worker)

@@ -1,4 +1,4 @@
-"""The scheduler's picture of the cluster, and its translation into what the policy sees."""
+"""The scheduler's picture of the cluster; what changes in it is noted for the policy."""
 
 from __future__ import annotations
 
@@ -6,45 +6,94 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from pilotlight_autoscaler import ModelSnapshot, Unplaced
-from pilotlight_autoscaler import WorkerSnapshot as WorkerView
+from pilotlight_autoscaler import Unplaced
 from pilotlight_platform.errors import ModelNotFoundError
+from pilotlight_platform.scheduler.changes import Changes
+from pilotlight_platform.scheduler.holders import Holders
 from pilotlight_platform.scheduler.live_model import DEMAND_TTL_S, Model
 from pilotlight_platform.scheduler.worker_state import WorkerState
-from pilotlight_platform.schemas.cluster import Route, RouteReplica, RoutingTable
+from pilotlight_platform.schemas.cluster import (
+    ReplicaReport,
+    Route,
+    RouteReplica,
+    RoutingTable,
+    WorkerInfo,
+)
 from pilotlight_platform.schemas.model import ModelRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What is to be decided on: the workers, and the models that could need something."""
-
-    workers: tuple[WorkerView, ...]
-    models: tuple[ModelSnapshot, ...]
 
 
 class Cluster:
     """Workers and models as the scheduler knows them. Values only: no calls, no waiting."""
 
     def __init__(self, records: dict[str, ModelRecord]) -> None:
-        self.models = {name: Model(record) for name, record in records.items()}
+        self.changes = Changes()
+        self.models: dict[str, Model] = {}
         self.workers: dict[str, WorkerState] = {}
-        self.leaving: frozenset[str] = frozenset()  # workers that are to go: not decided with
         self.unplaced: dict[str, Unplaced] = {}  # of the last decision, by model
+        self.version = 0  # counts changes of workers
+        self._leaving: frozenset[str] = frozenset()
+        self._waiting: set[str] = set()  # models with demand
+        self._holders = Holders()
         self._arriving: Counter[str] = Counter()  # checkpoints that are about to be live
+        for record in records.values():
+            self.put(record)
 
-    def snapshot(self, now_s: float) -> Picture:
-        """The workers, and the models that could need something: not the ones at rest at zero."""
-        workers = tuple(worker.snapshot() for _, worker in self.staying())
-        attached = {replica.model for worker in workers for replica in worker.replicas}
-        active = tuple(
-            model.snapshot(now_s)
-            for name, model in self.models.items()
-            if model.demand or name in attached or model.record.spec.autoscaling.min_replicas
-        )
-        return Picture(workers, active)
+    # ── changed ──────────────────────────────────────────────────────────────────────────────
+
+    def put(self, record: ModelRecord) -> None:
+        """Make *record* live; who waits for an older one waits for this."""
+        name = record.spec.name
+        old = self.models.get(name)
+        demand = {} if old is None else old.demand
+        self.models[name] = Model(record, self._model_touched, demand)
+        self._model_touched(name)
+
+    def remove(self, name: str) -> None:
+        del self.models[name]
+        self._model_touched(name)
+
+    def join(self, info: WorkerInfo) -> WorkerState:
+        worker = self.workers[info.worker_id] = WorkerState(info, self._worker_touched)
+        self._worker_touched(info.worker_id)
+        return worker
+
+    def lose(self, worker_id: str) -> bool:
+        """Whether it was there."""
+        if self.workers.pop(worker_id, None) is None:
+            return False
+        self._worker_touched(worker_id)
+        return True
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        """Workers that are about to leave the pool: nothing new goes there."""
+        return self._leaving
+
+    @leaving.setter
+    def leaving(self, leaving: frozenset[str]) -> None:
+        for worker_id in self._leaving ^ leaving:
+            self._worker_touched(worker_id)
+        self._leaving = leaving
+
+    def expire_demand(self, now_s: float) -> None:
+        """Forget what gateways have not repeated."""
+        for name in tuple(self._waiting):
+            self.models[name].expire(now_s)
+
+    def _model_touched(self, name: str) -> None:
+        self.changes.models.add(name)
+        model = self.models.get(name)
+        waits = model is not None and bool(model.demand)
+        (self._waiting.add if waits else self._waiting.discard)(name)
+
+    def _worker_touched(self, worker_id: str) -> None:
+        self.changes.workers.add(worker_id)
+        self.version += 1
+        worker = self.workers.get(worker_id)
+        self._holders.put(worker_id, () if worker is None else worker.replicas())
+
+    # ── looked at ────────────────────────────────────────────────────────────────────────────
 
     def model(self, name: str) -> Model:
         """Raises ModelNotFoundError."""
@@ -55,29 +104,42 @@ class Cluster:
 
     def staying(self) -> list[tuple[str, WorkerState]]:
         """The workers that are not about to leave the pool."""
-        return [each for each in self.workers.items() if each[0] not in self.leaving]
+        return [each for each in self.workers.items() if each[0] not in self._leaving]
 
-    def replicas(self) -> dict[str, tuple[RouteReplica, ...]]:
-        """Where each model's current revision is or will be, ready ones first."""
-        found: dict[str, list[RouteReplica]] = {}
-        for worker_id, worker in self.staying():
-            for replica in worker.replicas():
-                model = self.models.get(replica.model)
-                current = model is not None and replica.revision_id == model.revision_id
-                if current and replica.phase != "draining":
-                    route = RouteReplica(worker_id, replica.phase == "ready")
-                    found.setdefault(replica.model, []).append(route)
-        return {name: tuple(sorted(rs, key=lambda r: not r.ready)) for name, rs in found.items()}
+    def stays(self, worker_id: str) -> WorkerState | None:
+        """None for one that has gone, or is about to."""
+        return None if worker_id in self._leaving else self.workers.get(worker_id)
+
+    def held(self, name: str) -> list[tuple[str, ReplicaReport]]:
+        """The model's replicas by worker, of whatever revision, in whatever phase."""
+        return [
+            (worker_id, replica)
+            for worker_id in self._holders.of(name)
+            for replica in self.workers[worker_id].replicas()
+            if replica.model == name
+        ]
+
+    def replicas(self, name: str) -> tuple[RouteReplica, ...]:
+        """Where the model's current revision is or will be, ready ones first."""
+        model = self.models.get(name)
+        found = [
+            RouteReplica(worker_id, replica.phase == "ready")
+            for worker_id, replica in self.held(name)
+            if model is not None
+            and replica.revision_id == model.revision_id
+            and replica.phase != "draining"
+            and worker_id not in self._leaving
+        ]
+        return tuple(sorted(found, key=lambda each: not each.ready))
 
     def route(self, name: str, replicas: tuple[RouteReplica, ...]) -> Route:
         unplaced = self.unplaced.get(name)
         return Route(self.models[name].record, replicas, unplaced.reason if unplaced else None)
 
     def routing_table(self, version: int) -> RoutingTable:
-        replicas = self.replicas()
         return RoutingTable(
             version,
-            {name: self.route(name, replicas.get(name, ())) for name in self.models},
+            {name: self.route(name, self.replicas(name)) for name in self.models},
             tuple(worker.info for _, worker in self.staying()),
         )
 
@@ -89,8 +151,7 @@ class Cluster:
         model = self.models[name]
         replicas = [
             replica
-            for worker in self.workers.values()
-            for replica in worker.replicas()
+            for _, replica in self.held(name)
             if replica.revision_id == model.revision_id and replica.phase != "draining"
         ]
         limit = model.record.spec.autoscaling.max_ongoing_requests
@@ -100,13 +161,13 @@ class Cluster:
     def at_rest(self, name: str) -> bool:
         """Whether nothing of the model runs or waits."""
         model = self.models.get(name)
-        replicas = (r for worker in self.workers.values() for r in worker.report.replicas)
-        busy = any(replica.ongoing for replica in replicas if replica.model == name)
+        busy = any(replica.ongoing for _, replica in self.held(name))
         return model is not None and not model.demand and not busy
 
     def demand_expires_s(self) -> float | None:
         """When the first demand that is not repeated will be forgotten."""
-        repeated = [d.repeated_s for model in self.models.values() for d in model.demand.values()]
+        waiting = (self.models[name] for name in self._waiting)
+        repeated = [each.repeated_s for model in waiting for each in model.demand.values()]
         return min(repeated) + DEMAND_TTL_S if repeated else None
 
     def largest_worker_bytes(self) -> int | None:
@@ -115,7 +176,7 @@ class Cluster:
 
     def checkpoints_in_use(self) -> set[str]:
         """Directories that are live or about to be, or that a worker is about to map."""
-        attaching = {order.path for w in self.workers.values() for order, _ in w.orders.values()}
+        attaching = {path for w in self.workers.values() for path in w.attaching_paths()}
         return set(self.live_revisions().values()) | attaching | set(self._arriving)
 
     @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 from pilotlight_autoscaler import AutoscalingConfig
 from pilotlight_platform.errors import DeployError, StoreError
 from pilotlight_platform.scheduler.cluster import Cluster, now
-from pilotlight_platform.scheduler.live_model import Model
 from pilotlight_platform.scheduler.preparing import Preparing
 from pilotlight_platform.scheduler.tasks import Tasks
 from pilotlight_platform.schemas.model import ModelRecord
@@ -68,9 +67,8 @@ class LiveModels:
         if old is not None:
             record = record.model_copy(update={"created_at_s": old.record.created_at_s})
         await self._write(name, self._store.put_model(record), record.revision.path)
-        model = self._cluster.models[name] = Model(record)
+        self._cluster.put(record)
         if old is not None:
-            model.demand = old.demand
             self._preparing.retire(old.record.revision)
         self._preparing.late(record.revision)
         return self._show()
@@ -83,7 +81,7 @@ class LiveModels:
         async with self._changing:
             model = self._cluster.model(name)
             await self._write(name, self._store.delete_model(name))
-            self._cluster.models.pop(name, None)
+            self._cluster.remove(name)
             self._preparing.retire(model.record.revision)
             return self._show()
 
@@ -98,7 +96,7 @@ class LiveModels:
             changed = {"spec": spec, "updated_at_s": now()}
             record = model.record.model_copy(update=changed)
             await self._write(name, self._store.put_model(record), record.revision.path)
-            model.record = record
+            model.configure(record)
             return self._show()
 
     async def _write(self, name: str, write: Coroutine[Any, Any, None], path: str = "") -> None:

@@ -25,7 +25,6 @@ logger = logging.getLogger("pilotlight.scheduler")
 
 _ATTACH_TIMEOUT_S = 600.0  # 13 GB from a slow disk; a dead worker is noticed at once
 _DETACH_TIMEOUT_S = 30.0
-_RETRY_MAX_S = 30.0
 _REFUSED_WAIT_S = 0.2  # a worker's report is at most 0.1 s late
 
 
@@ -57,23 +56,22 @@ class Orders:
 
     def finish_drains(self, worker: WorkerState) -> None:
         """Detach what was to be drained and has no stream left."""
-        for replica in worker.drained():
-            worker.draining.discard(replica.revision_id)
-            self._send_detach(worker, replica.revision_id)
+        for revision_id in worker.drained():
+            self._send_detach(worker, revision_id)
 
     def _order_attach(self, attach: Attach) -> None:
         model = self._cluster.models[attach.model]
         revision = model.record.revision
         worker = self._cluster.workers[attach.worker_id]
         order = AttachOrder(attach.model, revision.id, revision.path, revision.nbytes, attach.evict)
-        worker.orders[revision.id] = (order, now())
+        worker.order(order, now())
         logger.info(
             "attach model=%s worker=%s reason=%s", attach.model, attach.worker_id, attach.reason
         )
         self._tasks.spawn(self._attach(worker, model, order))
 
     async def _attach(self, worker: WorkerState, model: Model, order: AttachOrder) -> None:
-        began_s = now()
+        began_s, started = now(), False
         worker_id = worker.info.worker_id
         try:
             report = await within(_ATTACH_TIMEOUT_S, self._workers().attach(worker_id, order))
@@ -84,19 +82,17 @@ class Orders:
         except (WorkerLostError, ReplicaGoneError) as error:
             logger.warning("worker_lost id=%s reason=%s", worker_id, error)
             if self._cluster.workers.get(worker_id) is worker:
-                del self._cluster.workers[worker_id]
+                self._cluster.lose(worker_id)
         except (PlatformError, TimeoutError) as error:
-            model.failures += 1
-            model.retry_at_s = now() + min(_RETRY_MAX_S, 0.5 * 2 ** min(model.failures, 10))
-            model.last_error = str(error) or "attaching took too long"
+            model.attach_failed(str(error) or "attaching took too long", now())
             logger.error("attach_failed model=%s reason=%s", order.model, model.last_error)
         else:
-            model.failures, model.retry_at_s, model.last_error = 0, 0.0, None
-            worker.starting[order.revision_id] = began_s
+            model.attached()
+            started = True
             worker.observe(report)
-            self._told.cold_starts(worker)
         finally:
-            worker.orders.pop(order.revision_id, None)
+            worker.ordered(order.revision_id, began_s if started else None)
+            self._told.cold_starts(worker)
             self._step()
 
     def _order_detach(self, detach: Detach) -> None:
@@ -109,10 +105,10 @@ class Orders:
         logger.info(
             "drain model=%s worker=%s reason=%s", drain.model, drain.worker_id, drain.reason
         )
-        self._cluster.workers[drain.worker_id].draining.add(drain.revision_id)
+        self._cluster.workers[drain.worker_id].drain(drain.revision_id)
 
     def _send_detach(self, worker: WorkerState, revision_id: str) -> None:
-        worker.leaving.add(revision_id)
+        worker.leave(revision_id)
         self._tasks.spawn(self._detach(worker, revision_id))
 
     async def _detach(self, worker: WorkerState, revision_id: str) -> None:
@@ -122,5 +118,5 @@ class Orders:
         except (PlatformError, TimeoutError) as error:
             logger.warning("detach_failed revision=%s reason=%s", revision_id, error)
         finally:
-            worker.leaving.discard(revision_id)
+            worker.left(revision_id)
             self._step()

@@ -35,7 +35,7 @@ class Requests:
         self._step()
         try:
             async with asyncio.timeout(_PLACE_WAIT_S):
-                while not (found := self._cluster.replicas().get(name, ())) and queued:
+                while not (found := self._cluster.replicas(name)) and queued:
                     self._raise_if_hopeless(name)
                     await self._table.changed()
         except TimeoutError:

@@ -39,15 +39,13 @@ def _model_status(cluster: Cluster, name: str, now_s: float) -> ModelStatus:
             phase=replica.phase,
             ongoing=replica.ongoing,
         )
-        for worker_id, worker in cluster.workers.items()
-        for replica in worker.replicas()
-        if replica.model == name
+        for worker_id, replica in cluster.held(name)
     ]
     return ModelStatus(
         name=name,
         state=_state(model, replicas, now_s),
         record=model.record,
-        queued=model.snapshot(now_s).queued,
+        queued=model.queued,
         replicas=replicas,
         last_error=model.last_error,
     )

@@ -50,7 +50,9 @@ class Table:
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
-        routes = (self._cluster.replicas(), tuple(self._cluster.workers))
+        table = self._cluster.routing_table(self.version + 1)
+        # Records change, and are published, at once.
+        routes = ({n: r.replicas for n, r in table.routes.items()}, tuple(self._cluster.workers))
         if force or routes != self._published:
             self._published = routes
-            self._latest.set(self._cluster.routing_table(self.version + 1))
+            self._latest.set(table)
