@@ -36,6 +36,14 @@ class ToldEverything(Told):
         workers = {worker_id: worker.snapshot() for worker_id, worker in cluster.staying()}
         for gone in self._workers.keys() - workers.keys():
             self.autoscaler.remove_worker(gone)
+        nodes = set(cluster.nodes.ids())
+        for gone in self._nodes - nodes:
+            self.autoscaler.remove_node(gone)
+        for node_id in nodes:
+            node = cluster.nodes.snapshot(node_id)
+            assert node is not None
+            self.autoscaler.update_node(node)
+        self._nodes = nodes
         for worker in workers.values():
             self.autoscaler.update_worker(worker)
         models = {name: model.snapshot() for name, model in cluster.models.items()}
@@ -100,13 +108,22 @@ class World:
     def join(self, n: int, m: int) -> None:
         worker_id = WORKERS[n % len(WORKERS)]
         if worker_id not in self.cluster.workers:
-            worker = self.cluster.join(WorkerInfo(worker_id, "n", 1, 1, 250 + 50 * (m % 4), 2))
+            capacity_bytes = 250 + 50 * (m % 4)
+            rates = {"disk": 10.0, "device": 1.0} if m % 3 else {"host": 50.0, "remote": 0.5}
+            node_id = f"n{n % 2}"
+            info = WorkerInfo(worker_id, node_id, 1, 1, capacity_bytes, 2, 400, rates)
+            worker = self.cluster.join(info)
             worker.observe(WorkerReport(1))
 
     def lose(self, n: int, m: int) -> None:
         self.cluster.lose(WORKERS[n % len(WORKERS)])
         self.orders = [each for each in self.orders if each[0] in self.cluster.workers]
         self.leaving = [each for each in self.leaving if each[0] in self.cluster.workers]
+
+    def prepare(self, n: int, m: int) -> None:
+        live = sorted(self.cluster.live_revisions())
+        if live:
+            self.cluster.nodes.prepared(f"n{n % 2}", live[m % len(live)])
 
     def leave_pool(self, n: int, m: int) -> None:
         here = sorted(self.cluster.workers)
@@ -204,6 +221,7 @@ EVENTS = (
     World.lose,
     World.leave_pool,
     World.drain,
+    *[World.prepare] * 2,
     *[World.queue] * 4,
     *[World.answer] * 4,
     *[World.detached] * 3,
@@ -216,16 +234,24 @@ EVENTS = (
 @given(
     st.lists(
         st.tuples(st.sampled_from(range(len(EVENTS))), st.integers(0, 11), st.integers(0, 59)),
-        max_size=60,
+        min_size=20,
+        max_size=80,
     )
 )
 def test_told_of_changes_decides_as_one_told_everything(
     events: list[tuple[int, int, int]],
 ) -> None:
     world = World()
-    for n in range(3):
+    for n in range(4):
         world.deploy(n, n)
-        world.join(n, n)
+        world.join(n, 3)
+        world.prepare(n, n)
+        world.prepare(n + 1, n)
+    for n in range(3):  # most begin with a replica
+        world.queue(n, 1)
+        world.apply(world.step())
+        world.answer(0, 2)
+        world.queue(n, 0)
     for which, n, m in events:
         EVENTS[which](world, n, m)
         world.apply(world.step())

@@ -11,3 +11,4 @@ class Changes:
 
     workers: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)

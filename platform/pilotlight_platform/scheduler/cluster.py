@@ -12,6 +12,7 @@ from pilotlight_platform.errors import ModelNotFoundError
 from pilotlight_platform.scheduler.changes import Changes
 from pilotlight_platform.scheduler.holders import Holders
 from pilotlight_platform.scheduler.live_model import DEMAND_TTL_S, Model
+from pilotlight_platform.scheduler.nodes import Nodes
 from pilotlight_platform.scheduler.worker_state import WorkerState
 from pilotlight_platform.schemas.cluster import (
     ReplicaReport,
@@ -30,9 +31,11 @@ class Cluster:
         self.changes = Changes()
         self.models: dict[str, Model] = {}
         self.workers: dict[str, WorkerState] = {}
+        self.nodes = Nodes(self.changes.nodes.add)
         self.unplaced: dict[str, Unplaced] = {}  # of the last decision, by model
         self.version = 0  # counts changes of workers
         self._leaving: frozenset[str] = frozenset()
+        self._live: dict[str, str] = {}  # path by revision
         self._waiting: set[str] = set()  # models with demand
         self._holders = Holders()
         self._arriving: Counter[str] = Counter()  # checkpoints that are about to be live
@@ -46,22 +49,28 @@ class Cluster:
         name = record.spec.name
         old = self.models.get(name)
         demand = {} if old is None else old.demand
+        if old is not None and old.revision_id != record.revision.id:
+            self._retire(old.revision_id)
+        self._live[record.revision.id] = record.revision.path
         self.models[name] = Model(record, self._model_touched, demand)
         self._model_touched(name)
 
     def remove(self, name: str) -> None:
-        del self.models[name]
+        self._retire(self.models.pop(name).revision_id)
         self._model_touched(name)
 
     def join(self, info: WorkerInfo) -> WorkerState:
         worker = self.workers[info.worker_id] = WorkerState(info, self._worker_touched)
+        self.nodes.join(info)
         self._worker_touched(info.worker_id)
         return worker
 
     def lose(self, worker_id: str) -> bool:
         """Whether it was there."""
-        if self.workers.pop(worker_id, None) is None:
+        worker = self.workers.pop(worker_id, None)
+        if worker is None:
             return False
+        self.nodes.lose(worker.info)
         self._worker_touched(worker_id)
         return True
 
@@ -81,6 +90,10 @@ class Cluster:
         for name in tuple(self._waiting):
             self.models[name].expire(now_s)
 
+    def _retire(self, revision_id: str) -> None:
+        del self._live[revision_id]
+        self.nodes.forget(revision_id)
+
     def _model_touched(self, name: str) -> None:
         self.changes.models.add(name)
         model = self.models.get(name)
@@ -91,7 +104,14 @@ class Cluster:
         self.changes.workers.add(worker_id)
         self.version += 1
         worker = self.workers.get(worker_id)
-        self._holders.put(worker_id, () if worker is None else worker.replicas())
+        if worker is None:
+            self._holders.put(worker_id, ())
+            return
+        self._holders.put(worker_id, worker.replicas())
+        node_id = worker.info.node_id
+        for each in worker.report.replicas:
+            if each.tier is not None and each.phase == "ready" and each.revision_id in self._live:
+                self.nodes.attached(node_id, each.revision_id, each.nbytes, each.since_s)
 
     # ── looked at ────────────────────────────────────────────────────────────────────────────
 
@@ -191,8 +211,10 @@ class Cluster:
 
     def live_revisions(self) -> dict[str, str]:
         """Path of each live revision by its id."""
-        revisions = (model.record.revision for model in self.models.values())
-        return {revision.id: revision.path for revision in revisions}
+        return self._live.copy()
+
+    def is_live(self, revision_id: str) -> bool:
+        return revision_id in self._live
 
 
 def now() -> float:

@@ -50,7 +50,7 @@ class Preparing:
 
     def retire(self, revision: Revision) -> None:
         """Drop the revision's skeleton in all workers, unless another model has it."""
-        if revision.id in self._cluster.live_revisions():
+        if self._cluster.is_live(revision.id):
             return
         for worker_id in self._cluster.workers:
             self._tasks.spawn(self._forget(worker_id, revision.id))
@@ -73,6 +73,8 @@ class Preparing:
     async def _prepare(self, worker: WorkerState, revision_id: str, path: str) -> None:
         prepared = self._workers().prepare(worker.info.worker_id, revision_id, path)
         await within(_PREPARE_TIMEOUT_S, prepared)
+        if self._cluster.is_live(revision_id):
+            self._cluster.nodes.prepared(worker.info.node_id, revision_id)
 
     async def _forget(self, worker_id: str, revision_id: str) -> None:
         try:

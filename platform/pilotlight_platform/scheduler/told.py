@@ -9,6 +9,7 @@ from pilotlight_autoscaler import (
     Decision,
     InputError,
     ModelSnapshot,
+    NodeSnapshot,
     PolicyState,
     Tier,
     WorkerSnapshot,
@@ -24,6 +25,7 @@ class Told:
 
     def __init__(self, autoscaler: Autoscaler) -> None:
         self.autoscaler = autoscaler
+        self._nodes: set[str] = set()
         self._workers: dict[str, WorkerSnapshot] = {}
         self._models: dict[str, ModelSnapshot] = {}
         self._idle: set[str] = set()  # models whose next request ends an idle gap
@@ -53,6 +55,12 @@ class Told:
         """
         cluster.expire_demand(now_s)
         changes = cluster.changes
+        while changes.nodes:
+            node_id = changes.nodes.pop()
+            try:
+                self._tell_node(node_id, cluster.nodes.snapshot(node_id))
+            except InputError as error:
+                logger.error("untold node=%s reason=%s", node_id, error)
         while changes.workers:
             worker_id = changes.workers.pop()
             try:
@@ -90,6 +98,14 @@ class Told:
         if name in self._models:
             self.lessons += 1
             self.autoscaler.cold_started(name, tier, max(0.0, seconds))
+
+    def _tell_node(self, node_id: str, node: NodeSnapshot | None) -> None:
+        if node is not None:
+            self._nodes.add(node_id)
+            self.autoscaler.update_node(node)
+        elif node_id in self._nodes:
+            self._nodes.discard(node_id)
+            self.autoscaler.remove_node(node_id)
 
     def _tell_worker(self, worker_id: str, worker: WorkerState | None) -> None:
         known = self._workers.get(worker_id)
