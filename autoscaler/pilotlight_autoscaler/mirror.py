@@ -200,7 +200,8 @@ class Mirror:
             self._held[replica.model][worker.worker_id, revision_id] = replica
             worker.ongoing += more
             view.ongoing += more
-            self.room_changed |= replica.ongoing == 0
+            # With less load, also another replica of the model may be one too many.
+            self.room_changed |= replica.ongoing == 0 or more < 0
             self.changed.add(replica.model)
             return
         if old is not None:
