@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from pilotlight_autoscaler import PoolTarget
 from pilotlight_platform.errors import StoreError
-from pilotlight_platform.router import running_workers
+from pilotlight_platform.running import running_workers
 from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.pool_keeper import Member, PoolKeeper
 
