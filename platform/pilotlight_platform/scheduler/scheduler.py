@@ -8,7 +8,7 @@ from functools import cache
 import ray
 from ray import serve
 
-from pilotlight_autoscaler import Autoscaler, AutoscalingConfig
+from pilotlight_autoscaler import Autoscaler, AutoscalingConfig, PoolConfig
 from pilotlight_platform.logs import log_to
 from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.attendance import Attendance
@@ -19,6 +19,7 @@ from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.orders import Orders
 from pilotlight_platform.scheduler.pool_keeper import PoolKeeper
 from pilotlight_platform.scheduler.pool_keeping import PoolKeeping
+from pilotlight_platform.scheduler.pool_settings import PoolSettings, saved_pool
 from pilotlight_platform.scheduler.preparing import Preparing
 from pilotlight_platform.scheduler.requests import Requests
 from pilotlight_platform.scheduler.scaling import scaling_status
@@ -28,26 +29,28 @@ from pilotlight_platform.scheduler.table import Table
 from pilotlight_platform.scheduler.tasks import Tasks
 from pilotlight_platform.scheduler.told import Told
 from pilotlight_platform.schemas.cluster import Route, RoutingTable, WorkerInfo
-from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
+from pilotlight_platform.schemas.decision import Explanation, PoolStatus, ScalingStatus
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, WorkerStatus
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.store.redis_store import RedisStore, read_learned, read_models
+from pilotlight_platform.store.redis_store import RedisStore, read_learned, read_models, read_pool
 from pilotlight_platform.worker_pool import WorkerPool
 
 
 class Scheduler:
     """Ray Serve deployment, one replica. The only writer of models, orders and the store."""
 
-    def __init__(self, settings: Settings, redis_url: str) -> None:
+    def __init__(self, settings: Settings, redis_url: str, life: str) -> None:
         log_to(settings.log_dir, "scheduler")
         store = RedisStore(redis_url)
         cluster = self._cluster = Cluster(read_models(redis_url))
-        told = self._told = Told(Autoscaler(settings.pool_config))
+        pool = saved_pool(read_pool(redis_url), life) or settings.pool_config
+        told = self._told = Told(Autoscaler(pool))
         learned = read_state(read_learned(redis_url), now())
         if learned is not None:
             told.restore(learned)
         told.tell(cluster, now())
         keeper = PoolKeeper(ray.get_runtime_context().get_node_id())
+        self._keeper = keeper
         keeper.want = None if learned is None else learned.pool.target
         self._memory = Memory(told.autoscaler.state, store.put_learned)
         self._log = DecisionLog(store.append_decisions, store.decisions)
@@ -64,6 +67,7 @@ class Scheduler:
         )
         self._requests = Requests(cluster, told, self._table, self._step)
         self._models = LiveModels(cluster, store, preparing, tasks, self._show)
+        self._pool = PoolSettings(settings, pool, life, store.put_pool, self._pool_changed)
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
 
@@ -135,6 +139,21 @@ class Scheduler:
         self._told.tell(self._cluster, now())
         return scaling_status(self._told.autoscaler, name, now())
 
+    async def configure_pool(self, config: PoolConfig) -> PoolStatus:
+        """Other bounds of the pool, in place. Raises PoolUnchangeableError, StoreError."""
+        await self._pool.configure(config)
+        return await self.pool()
+
+    async def pool(self) -> PoolStatus:
+        pool = self._pool
+        return PoolStatus(
+            config=pool.config,
+            fixed=pool.fixed,
+            most_workers=pool.most_workers,
+            workers=len(self._cluster.workers),
+            target=pool.most_workers if pool.fixed else self._keeper.want,
+        )
+
     async def models(self) -> list[ModelStatus]:
         return model_statuses(self._cluster, now())
 
@@ -145,6 +164,10 @@ class Scheduler:
 
     def _step(self) -> None:
         self._steps.take()
+
+    def _pool_changed(self, config: PoolConfig) -> None:
+        self._told.autoscaler.update_pool(config)
+        self._step()
 
     def _show(self) -> int:
         """Decide again, and publish at once; the table's version that shows it."""
