@@ -17,7 +17,7 @@ from pilotlight_platform.scheduler.decision_log import DecisionLog, hold_record
 from pilotlight_platform.scheduler.live_models import LiveModels
 from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.orders import Orders
-from pilotlight_platform.scheduler.pool_keeper import PoolKeeper
+from pilotlight_platform.scheduler.pool_keeper import PoolKeeper, head_node_id
 from pilotlight_platform.scheduler.pool_keeping import PoolKeeping
 from pilotlight_platform.scheduler.pool_settings import PoolSettings, saved_pool
 from pilotlight_platform.scheduler.preparing import Preparing
@@ -49,7 +49,7 @@ class Scheduler:
         if learned is not None:
             told.restore(learned)
         told.tell(cluster, now())
-        keeper = PoolKeeper(ray.get_runtime_context().get_node_id())
+        keeper = PoolKeeper(head_node_id(ray.nodes()))
         self._keeper = keeper
         keeper.want = None if learned is None else learned.pool.target
         self._memory = Memory(told.autoscaler.state, store.put_learned)
