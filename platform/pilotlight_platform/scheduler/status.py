@@ -25,6 +25,7 @@ def worker_statuses(cluster: Cluster) -> list[WorkerStatus]:
             threads=worker.info.threads,
             capacity_bytes=worker.info.capacity_bytes,
             attached=sorted({replica.model for replica in worker.replicas()}),
+            leaving=worker.info.worker_id in cluster.leaving,
         )
         for worker in cluster.workers.values()
     ]
