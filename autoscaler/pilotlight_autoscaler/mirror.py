@@ -191,7 +191,8 @@ class Mirror:
             worker.replicas[revision_id] = view.live[worker.worker_id] = replica
             worker.ongoing += more
             view.ongoing += more
-            self.room_changed |= replica.ongoing == 0
+            # With less load, also another replica of the model may be one too many.
+            self.room_changed |= replica.ongoing == 0 or more < 0
             self.changed.add(replica.model)
             return
         if old is not None:

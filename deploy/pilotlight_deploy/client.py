@@ -11,12 +11,12 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pilotlight_autoscaler import AutoscalingConfig
+from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_deploy.answer import AnswerStream
 from pilotlight_deploy.errors import CliError, from_api
 from pilotlight_deploy.event_lines import BrokenStreamError, iter_lines, iter_sse_objects
 from pilotlight_deploy.exit_codes import ExitCode
-from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
+from pilotlight_platform.schemas.decision import Explanation, PoolStatus, ScalingStatus
 from pilotlight_platform.schemas.model import (
     DeployEvent,
     DeployFailed,
@@ -50,6 +50,7 @@ _MODEL = TypeAdapter(ModelStatus)
 _STATUS = TypeAdapter(PlatformStatus)
 _EXPLANATION = TypeAdapter(Explanation)
 _SCALING = TypeAdapter(ScalingStatus)
+_POOL = TypeAdapter(PoolStatus)
 
 
 class PlatformClient:
@@ -108,6 +109,20 @@ class PlatformClient:
                 headers={"Content-Type": "application/json"},
             )
             return _SCALING.validate_json(_checked(answer).content)
+
+    def pool(self) -> PoolStatus:
+        """The worker pool, and what holds for it now."""
+        return self._get("/api/pool", _POOL)
+
+    def configure_pool(self, config: PoolConfig) -> PoolStatus:
+        """Give the pool other bounds, in place."""
+        with self._failures():
+            answer = self._http.put(
+                "/api/pool",
+                content=config.model_dump_json(),
+                headers={"Content-Type": "application/json"},
+            )
+            return _POOL.validate_json(_checked(answer).content)
 
     def delete(self, name: str) -> None:
         with self._failures():

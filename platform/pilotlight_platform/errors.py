@@ -67,6 +67,13 @@ class ModelNotFoundError(RequestError):
     status = 404
 
 
+class PoolUnchangeableError(RequestError):
+    """The running platform cannot have such a pool; one that is started anew can."""
+
+    code = "pool_unchangeable"
+    status = 409
+
+
 class AuthenticationError(RequestError):
     """The API key is missing or wrong."""
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from pilotlight_platform.errors import ReplicaGoneError
-from pilotlight_platform.latest import Latest
-
-# The workers that Serve runs now, by id, as this process has heard; None before it has. A worker
-# that Serve is stopping is not among them any more.
-running_workers: Latest[frozenset[str] | None] = Latest(None)
+from pilotlight_platform.running import note_running
 
 
 class WorkerRouter(RequestRouter):  # type: ignore[misc]  # Ray ships no types
@@ -21,7 +17,7 @@ class WorkerRouter(RequestRouter):  # type: ignore[misc]  # Ray ships no types
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
-        running_workers.set(frozenset(r.replica_id.unique_id for r in replicas))
+        note_running(frozenset(r.replica_id.unique_id for r in replicas))
 
     async def choose_replicas(
         self,

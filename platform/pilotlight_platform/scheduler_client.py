@@ -7,11 +7,11 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from pilotlight_autoscaler import AutoscalingConfig
+from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_platform.errors import OverloadedError
 from pilotlight_platform.schemas.cluster import Route, RoutingTable
 from pilotlight_platform.schemas.cold_start import ColdAnswer
-from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
+from pilotlight_platform.schemas.decision import Explanation, PoolStatus, ScalingStatus
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, WorkerStatus
 from pilotlight_platform.worker_pool import call, ray_errors, remote_items, within
 
@@ -56,6 +56,14 @@ class SchedulerClient:
 
     async def scaling(self, name: str) -> ScalingStatus:
         found: ScalingStatus = await self._call("scaling", name)
+        return found
+
+    async def pool(self) -> PoolStatus:
+        found: PoolStatus = await self._call("pool")
+        return found
+
+    async def configure_pool(self, config: PoolConfig) -> PoolStatus:
+        found: PoolStatus = await self._call("configure_pool", config)
         return found
 
     async def checkpoints_in_use(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from ray import serve
@@ -52,7 +53,8 @@ def build_app(settings: Settings, redis_url: str, node: str) -> Application:
         ray_actor_options={"num_cpus": 0, "resources": {node: 0.001}},
         **_HEALTH,
     )
-    scheduler_node = scheduler.bind(settings, redis_url)
+    # Of this start: what is set while the platform runs survives its scheduler, not itself.
+    scheduler_node = scheduler.bind(settings, redis_url, uuid.uuid4().hex)
     worker_node = worker.bind(settings, scheduler_node)
     app: Application = gateway.bind(settings, scheduler_node, worker_node)
     return app
@@ -61,13 +63,15 @@ def build_app(settings: Settings, redis_url: str, node: str) -> Application:
 def _size(settings: Settings, redis_url: str) -> dict[str, Any]:
     """A fixed number of workers, or what the scheduler says."""
     pool = settings.pool_config
-    if pool.min_workers == pool.max_workers:
+    if not settings.elastic:
         # The time is always used up: a worker's reports are an endless call.
         return {"num_replicas": pool.max_workers, "graceful_shutdown_timeout_s": 2.0}
     return {
         "autoscaling_config": {
-            "min_replicas": pool.min_workers,
-            "max_replicas": pool.max_workers,
+            # The bounds may be changed while it runs: the scheduler keeps to them.
+            "min_replicas": 0,
+            "max_replicas": settings.most_workers,
+            "initial_replicas": pool.min_workers,
             # The decision is the scheduler's, and it has waited already.
             "upscale_delay_s": 0,
             "downscale_delay_s": 0,

@@ -11,6 +11,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pilotlight_autoscaler import PoolConfig
+from pilotlight_autoscaler.pool_config import MAX_WORKERS
 from pilotlight_platform.errors import MachineError
 
 _PREFIX = "PILOTLIGHT_"
@@ -98,6 +99,16 @@ class Settings(BaseModel):
         if self.pool is not None:
             return self.pool
         return PoolConfig(min_workers=self.workers, max_workers=self.workers, buffer_workers=0)
+
+    @property
+    def elastic(self) -> bool:
+        """Whether Serve scales the pool."""
+        return self.pool_config.min_workers < self.pool_config.max_workers
+
+    @property
+    def most_workers(self) -> int:
+        """To which the pool can be raised while it runs: own Ray has been given so many cores."""
+        return self.max_workers if self.ray_address is None or not self.elastic else MAX_WORKERS
 
     @property
     def max_workers(self) -> int:

@@ -337,3 +337,20 @@ def test_pool_grows_for_a_queue_and_shrinks_to_zero_after_a_while() -> None:
     pool = cluster.decide().pool
     assert pool is not None
     assert pool.workers == 0
+
+
+def test_load_that_falls_in_one_replica_frees_the_room_of_another() -> None:
+    busy = AutoscalingConfig(max_replicas=2, max_ongoing_requests=1, idle_timeout_s=600)
+    autoscaler = Autoscaler(PoolConfig(min_workers=2, max_workers=2, buffer_workers=0))
+    autoscaler.update_model(ModelSnapshot("busy", "busy-1", GB, busy))
+    asked = ModelSnapshot("asked", "asked-1", GB, AutoscalingConfig(), 1, 1000.0)
+    autoscaler.update_model(asked)
+    two = ReplicaSnapshot("busy", "busy-1", GB, Phase.READY, 500.0, 2, None)
+    for worker_id, replica in (("w0", replace(two, ongoing=0, idle_since_s=900.0)), ("w1", two)):
+        autoscaler.update_worker(WorkerSnapshot(worker_id, "node", GB, 1, (replica,)))
+    before = autoscaler.decide(1000.0)
+    autoscaler.update_replica("w1", replace(two, ongoing=1))
+    after = autoscaler.decide(1000.0)
+
+    assert before.attach == ()
+    assert [(each.worker_id, each.evict) for each in after.attach] == [("w0", ("busy-1",))]

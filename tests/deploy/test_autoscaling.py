@@ -5,10 +5,15 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from pilotlight_autoscaler import AutoscalingConfig
+from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_deploy.cli import app
 from pilotlight_deploy.free_port import free_port
-from pilotlight_platform.schemas.decision import DecisionRecord, Explanation, ScalingStatus
+from pilotlight_platform.schemas.decision import (
+    DecisionRecord,
+    Explanation,
+    PoolStatus,
+    ScalingStatus,
+)
 
 MODEL = """\
 name: chat
@@ -114,6 +119,42 @@ def test_set_sends_the_block_and_nothing_else(platform, file):
     sent = json.loads(platform.seen[0][3])
     assert sent["max_replicas"] == 3
     assert AutoscalingConfig.model_validate(sent).schedule[0].timezone == "Europe/London"
+
+
+POOL = "pool: {min_workers: 1, max_workers: 3}\n"
+
+
+def pool_status(**config):
+    return PoolStatus(
+        config=PoolConfig(**config), fixed=False, most_workers=4, workers=2, target=3
+    ).model_dump(mode="json")
+
+
+def test_set_gives_a_running_pool_other_bounds(platform, file):
+    platform.on("PUT", "/api/pool", pool_status(min_workers=1, max_workers=3))
+    result = run("autoscaling", "set", file(POOL), "--url", platform.url)
+
+    assert result.exit_code == 0, result.output
+    sent = PoolConfig.model_validate_json(platform.seen[0][3])
+    assert sent == PoolConfig(min_workers=1, max_workers=3)
+    assert "2, 3 wanted" in result.stdout
+
+
+def test_show_of_a_cluster_file_says_what_the_platform_has(platform, file):
+    platform.on("GET", "/api/pool", pool_status(min_workers=0, max_workers=4))
+    result = run("autoscaling", "show", file(POOL), "--url", platform.url)
+
+    assert result.exit_code == 0, result.output
+    assert "2, 3 wanted" in result.stdout
+    assert "the platform has other settings" in result.stdout
+
+
+def test_show_of_a_cluster_file_needs_no_platform(file):
+    url = f"http://127.0.0.1:{free_port()}"
+    result = run("autoscaling", "show", file(POOL), "--url", url, "--json")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["live"] is None
 
 
 def test_explain_prints_the_decisions_and_how_it_stands(platform):

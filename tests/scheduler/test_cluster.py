@@ -5,7 +5,9 @@ from typing import Any
 from support.records import model_record
 
 from pilotlight_autoscaler import Phase
-from pilotlight_platform.scheduler.cluster import DEMAND_TTL_S, Cluster, WorkerState
+from pilotlight_platform.scheduler.cluster import Cluster
+from pilotlight_platform.scheduler.live_model import DEMAND_TTL_S
+from pilotlight_platform.scheduler.worker_state import WorkerState
 from pilotlight_platform.schemas.cluster import (
     AttachOrder,
     ReplicaPhase,
@@ -22,38 +24,38 @@ def replica(model: str, phase: ReplicaPhase = "ready", **change: Any) -> Replica
 
 def build(*replicas: ReplicaReport) -> tuple[Cluster, WorkerState]:
     cluster = Cluster({name: model_record(name, nbytes=100) for name in ("a", "b")})
-    worker = WorkerState(WorkerInfo("w", "node", 1, 1, 1000, 4), WorkerReport(1, replicas))
-    cluster.workers["w"] = worker
+    worker = cluster.join(WorkerInfo("w", "node", 1, 1, 1000, 4))
+    worker.observe(WorkerReport(1, replicas))
     return cluster, worker
 
 
 def test_cluster_ordered_replica_is_routable_before_it_is_reported() -> None:
     cluster, worker = build()
-    worker.orders["a-1"] = (AttachOrder("a", "a-1", "/c", 100), 5.0)
+    worker.order(AttachOrder("a", "a-1", "/c", 100), 5.0)
 
-    assert [(r.worker_id, r.ready) for r in cluster.replicas()["a"]] == [("w", False)]
+    assert [(r.worker_id, r.ready) for r in cluster.replicas("a")] == [("w", False)]
 
 
 def test_cluster_victim_of_an_order_drains_and_is_not_routed() -> None:
     cluster, worker = build(replica("b"))
-    worker.orders["a-1"] = (AttachOrder("a", "a-1", "/c", 100, evict=("b-1",)), 5.0)
-    phases = {r.model: r.phase for r in cluster.snapshot(6.0).workers[0].replicas}
+    worker.order(AttachOrder("a", "a-1", "/c", 100, evict=("b-1",)), 5.0)
+    phases = {r.model: r.phase for r in worker.snapshot().replicas}
 
-    assert "b" not in cluster.replicas()
+    assert cluster.replicas("b") == ()
     assert phases == {"a": Phase.ATTACHING, "b": Phase.DRAINING}
 
 
 def test_cluster_replica_that_leaves_is_not_routed() -> None:
     cluster, worker = build(replica("a"))
-    worker.leaving.add("a-1")
+    worker.leave("a-1")
 
-    assert cluster.replicas() == {}
+    assert cluster.replicas("a") == ()
 
 
 def test_cluster_old_revision_is_not_routed() -> None:
     cluster, _ = build(replica("a", revision_id="a-0"))
 
-    assert cluster.replicas() == {}
+    assert cluster.replicas("a") == ()
 
 
 def test_cluster_older_report_does_not_replace_a_later_one() -> None:
@@ -67,11 +69,12 @@ def test_cluster_older_report_does_not_replace_a_later_one() -> None:
 def test_cluster_demand_that_is_not_repeated_is_forgotten_in_time() -> None:
     cluster, _ = build()
     cluster.models["a"].want("gateway", 3, now_s=10.0)
-    asked = {m.name: m.queued for m in cluster.snapshot(10.0).models}
+    cluster.expire_demand(10.0)
 
-    assert asked == {"a": 3}
+    assert cluster.models["a"].snapshot().queued == 3
     assert cluster.demand_expires_s() == 10.0 + DEMAND_TTL_S
-    assert cluster.snapshot(10.0 + DEMAND_TTL_S).models[0].queued == 0
+    cluster.expire_demand(10.0 + DEMAND_TTL_S)
+    assert cluster.models["a"].snapshot().queued == 0
     assert cluster.demand_expires_s() is None
 
 
@@ -80,18 +83,12 @@ def test_cluster_oldest_wait_is_that_of_the_first_request() -> None:
     cluster.models["a"].want("gateway", 1, now_s=10.0)
     cluster.models["a"].want("gateway", 2, now_s=12.0)
 
-    assert cluster.snapshot(12.0).models[0].oldest_queued_since_s == 10.0
-
-
-def test_cluster_models_at_rest_are_not_in_the_snapshot() -> None:
-    cluster, _ = build(replica("a"))
-
-    assert [m.name for m in cluster.snapshot(1.0).models] == ["a"]
+    assert cluster.models["a"].snapshot().oldest_queued_since_s == 10.0
 
 
 def test_cluster_checkpoint_being_attached_is_in_use_after_its_model_has_gone() -> None:
     cluster, worker = build()
-    worker.orders["old-1"] = (AttachOrder("old", "old-1", "/old", 100), 5.0)
+    worker.order(AttachOrder("old", "old-1", "/old", 100), 5.0)
 
     assert cluster.checkpoints_in_use() == {"/checkpoint", "/old"}
 
@@ -115,7 +112,7 @@ def test_cluster_has_room_for_what_its_replicas_do_not_run() -> None:
 
 def test_cluster_has_no_room_in_a_replica_that_leaves() -> None:
     cluster, worker = build(replica("a"))
-    worker.leaving.add("a-1")
+    worker.leave("a-1")
 
     assert not cluster.has_room("a", 1, 0)
 

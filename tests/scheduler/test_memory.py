@@ -10,9 +10,10 @@ from support.records import model_record
 
 from pilotlight_autoscaler import Autoscaler, PolicyState, Tier
 from pilotlight_platform.errors import StoreError
-from pilotlight_platform.scheduler.cluster import Cluster, WorkerState
+from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.told import Told
+from pilotlight_platform.scheduler.worker_state import WorkerState
 from pilotlight_platform.schemas.cluster import ReplicaReport, WorkerInfo, WorkerReport
 from pilotlight_platform.store.embedded import EmbeddedRedis
 from pilotlight_platform.store.redis_store import RedisStore, read_learned
@@ -137,8 +138,8 @@ def test_memory_that_was_not_taken_is_written_again() -> None:
 
 
 def started(**change: object) -> WorkerState:
-    worker = WorkerState(WorkerInfo("w", "node", 1, 1, 1000, 4))
-    worker.starting["a-1"] = 10.0
+    worker = WorkerState(WorkerInfo("w", "node", 1, 1, 1000, 4), lambda worker_id: None)
+    worker.ordered("a-1", 10.0)
     values = {"since_s": 10.1, "ongoing": 0, "idle_since_s": None, **change}
     report = ReplicaReport("a", "a-1", 100, "ready", **values)  # type: ignore[arg-type]
     worker.observe(WorkerReport(1, (report,)))
@@ -165,6 +166,9 @@ def test_cold_start_from_the_disk_ends_with_its_last_page() -> None:
 def test_cold_start_of_a_replica_that_has_gone_is_not_counted() -> None:
     worker = started()
     worker.observe(WorkerReport(2, ()))
+    gone = worker.cold_started()
+    later = ReplicaReport("a", "a-1", 100, "ready", 20.1, 0, None, "host", 20.1)
+    worker.observe(WorkerReport(3, (later,)))
 
+    assert gone == []
     assert worker.cold_started() == []
-    assert worker.starting == {}

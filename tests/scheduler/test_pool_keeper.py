@@ -1,6 +1,13 @@
 """Whom Serve would stop is emptied first, and Serve is told fewer only then."""
 
-from pilotlight_platform.scheduler.pool_keeper import Member, PoolKeeper, in_serves_order
+from typing import Any
+
+from pilotlight_platform.scheduler.pool_keeper import (
+    Member,
+    PoolKeeper,
+    head_node_id,
+    in_serves_order,
+)
 
 
 def keeper(want: int | None) -> PoolKeeper:
@@ -74,3 +81,14 @@ def test_serve_takes_other_nodes_first_then_the_newest() -> None:
 
     order = [each.worker_id for each in in_serves_order(members, "head")]
     assert order == ["b", "e", "d", "c", "a"]
+
+
+def test_head_node_is_the_one_alive_that_ray_calls_so() -> None:
+    def node(node_id: str, *resources: str, alive: bool = True) -> dict[str, Any]:
+        return {"NodeID": node_id, "Alive": alive, "Resources": dict.fromkeys(resources, 1.0)}
+
+    head = "node:__internal_head__"
+    nodes = [node("w", "CPU"), node("old", head, alive=False), node("h", "CPU", head)]
+
+    assert head_node_id(nodes) == "h"
+    assert head_node_id(nodes[:2]) == ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import free_port
-from support.running_platform import RunningPlatform, sse_events, workers_ready
+from support.running_platform import RunningPlatform, kill_actor, sse_events, workers_ready
 from support.waiting import until
 
 from pilotlight_autoscaler import PoolConfig
@@ -69,3 +69,24 @@ def test_pool_shrinks_around_a_worker_that_is_busy(elastic: RunningPlatform, sam
         assert rest[-1] == "[DONE]"
 
     until(lambda: workers_ready(elastic) == 0, 60)
+
+
+def test_pool_takes_other_bounds_while_it_runs(elastic: RunningPlatform) -> None:
+    def configure(**bounds: float) -> httpx.Response:
+        values = {"min_workers": 0, "max_workers": 2, "buffer_workers": 0, "idle_timeout_s": 2}
+        return elastic.http.put("/api/pool", json={**values, **bounds})
+
+    until(lambda: workers_ready(elastic) == 0, 60)
+    raised = configure(min_workers=1)
+    until(lambda: workers_ready(elastic) == 1, 60)
+    refused = configure(max_workers=3)
+    kill_actor("Scheduler")
+    until(lambda: elastic.http.get("/api/status").status_code == 200, 60)
+    after = elastic.http.get("/api/pool").json()
+    lowered = configure()
+    until(lambda: workers_ready(elastic) == 0, 60)
+
+    assert (raised.status_code, lowered.status_code) == (200, 200)
+    assert refused.status_code == 409
+    assert refused.json()["error"]["code"] == "pool_unchangeable"
+    assert after["config"]["min_workers"] == 1  # a scheduler that died has not lost it

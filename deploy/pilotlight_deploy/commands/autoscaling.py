@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.text import Text
 
+from pilotlight_autoscaler import PoolConfig
+from pilotlight_deploy.client import PlatformClient
 from pilotlight_deploy.cluster_file import is_cluster_file, read_cluster_file
 from pilotlight_deploy.errors import CliError
 from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_deploy.model_file import read_model_spec
 from pilotlight_deploy.options import HomeOption, JsonOption, UrlOption, connect
 from pilotlight_deploy.output import print_json, stdout
-from pilotlight_deploy.render.scaling import pool_table, scaling_table, settings_table
+from pilotlight_deploy.render.scaling import (
+    pool_status_table,
+    pool_table,
+    scaling_table,
+    settings_table,
+)
 from pilotlight_platform.schemas.decision import ScalingStatus
 from pilotlight_platform.schemas.model import ModelSpec
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, help="How models and the pool scale: check, see, change.")
 
@@ -45,8 +55,7 @@ def show(
 ) -> None:
     """The file's settings, defaults filled in, and what a running platform makes of them."""
     if is_cluster_file(file):
-        pool = read_cluster_file(file).pool
-        return print_json({"pool": pool}) if as_json else stdout().print(pool_table(pool))
+        return _show_pool(read_cluster_file(file).pool, url, home, as_json)
     spec = read_model_spec(file)
     live = _live(spec, url, home)
     same = live is not None and live.config == spec.autoscaling
@@ -65,13 +74,15 @@ def show(
 def set_scaling(
     file: FileArgument, url: UrlOption = None, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
-    """Give a live model the file's `autoscaling:`, in place: no replica starts anew for it."""
+    """Give a live model the file's `autoscaling:`, or the pool its bounds, in place.
+
+    Nothing starts anew for it. A pool keeps them until `pilotlight down`.
+    """
     if is_cluster_file(file):
-        raise CliError(
-            f"{file} is a cluster file: the pool is sized when the platform starts",
-            ExitCode.USAGE,
-            "give it to `pilotlight up --cluster`",
-        )
+        pool = read_cluster_file(file).pool
+        with connect(url, home) as client:
+            found = client.configure_pool(pool)
+        return print_json(found) if as_json else stdout().print(pool_status_table(found))
     spec = read_model_spec(file)
     with connect(url, home) as client:
         status = client.configure(spec.name, spec.autoscaling)
@@ -80,10 +91,27 @@ def set_scaling(
     stdout().print(scaling_table(status))
 
 
+def _show_pool(pool: PoolConfig, url: str | None, home: Path | None, as_json: bool) -> None:
+    live = _reached(lambda client: client.pool(), url, home)
+    same = live is not None and live.config == pool
+    if as_json:
+        return print_json({"pool": pool, "live": live, "same": same})
+    if live is None:
+        return stdout().print(pool_table(pool))
+    stdout().print(pool_status_table(live.model_copy(update={"config": pool})))
+    if not same:
+        stdout().print(Text("\nthe platform has other settings: `pilotlight autoscaling set` them"))
+
+
 def _live(spec: ModelSpec, url: str | None, home: Path | None) -> ScalingStatus | None:
+    return _reached(lambda client: client.scaling(spec.name), url, home)
+
+
+def _reached(ask: Callable[[PlatformClient], T], url: str | None, home: Path | None) -> T | None:
+    """What a platform says; None if there is none, or it does not know it."""
     try:
         with connect(url, home) as client:
-            return client.scaling(spec.name)
+            return ask(client)
     except CliError as error:
         if error.exit_code in {ExitCode.UNREACHABLE, ExitCode.NOT_FOUND}:
             return None

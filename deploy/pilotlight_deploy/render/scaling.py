@@ -12,7 +12,7 @@ from rich.text import Text
 from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_deploy.output import printable
 from pilotlight_deploy.render.units import duration
-from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
+from pilotlight_platform.schemas.decision import Explanation, PoolStatus, ScalingStatus
 
 
 def explanation_table(explanation: Explanation) -> RenderableType:
@@ -55,6 +55,16 @@ def settings_table(name: str, config: AutoscalingConfig) -> RenderableType:
 def pool_table(pool: PoolConfig) -> RenderableType:
     """The same of a cluster file's pool."""
     return Group(Text("pool: settings\n"), _settings(pool))
+
+
+def pool_status_table(status: PoolStatus) -> RenderableType:
+    """The pool's settings, then how it stands."""
+    now = _pairs()
+    target = "not decided yet" if status.target is None else f"{status.target} wanted"
+    fixed = "; fixed while the platform runs" if status.fixed else ""
+    now.add_row("workers", Text(f"{status.workers}, {target}{fixed}"))
+    now.add_row("at most, while it runs", Text(f"{status.most_workers}"))
+    return Group(pool_table(status.config), Text("\nnow\n"), now)
 
 
 def _settings(config: BaseModel) -> Table:

@@ -134,7 +134,7 @@ def _workers_table(workers: Sequence[WorkerStatus]) -> RenderableType:
             Text(str(worker.pid)),
             Text(str(worker.threads)),
             Text(size(worker.capacity_bytes)),
-            Text(", ".join(worker.attached) or "-"),
+            Text((", ".join(worker.attached) or "-") + (" (leaving)" if worker.leaving else "")),
         )
     return table
 

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic_core import PydanticSerializationError
 
-from pilotlight_autoscaler import AutoscalingConfig
+from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_platform.errors import InvalidRequestError, PlatformError, RequestError
 from pilotlight_platform.gateway.error_responses import internal_error
 from pilotlight_platform.gateway.openai_routes import Platform
 from pilotlight_platform.gateway.services import Services
-from pilotlight_platform.schemas.decision import Explanation, ScalingStatus
+from pilotlight_platform.schemas.decision import Explanation, PoolStatus, ScalingStatus
 from pilotlight_platform.schemas.model import (
     DeployEvent,
     DeployFailed,
@@ -97,6 +97,18 @@ async def put_scaling(platform: Platform, name: str, config: AutoscalingConfig) 
     """Other settings, in place: no replica starts anew for it."""
     await platform.table_reached(await platform.scheduler.configure(name, config))
     return await platform.scheduler.scaling(name)
+
+
+@router.get("/pool")
+async def get_pool(platform: Platform) -> PoolStatus:
+    """The worker pool's settings, and how many workers there are and should be."""
+    return await platform.scheduler.pool()
+
+
+@router.put("/pool")
+async def put_pool(platform: Platform, config: PoolConfig) -> PoolStatus:
+    """Other bounds, in place: workers come and go as they then should."""
+    return await platform.scheduler.configure_pool(config)
 
 
 @router.get("/requests/{request_id}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+_HEAD = "node:__internal_head__"  # a resource that Ray gives to that node alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,12 @@ class PoolKeeper:
         self.leaving = frozenset(member.worker_id for member in first)
         self.emptied = frozenset(emptied)
         self.target = max(self.want, len(members) - len(emptied))
+
+
+def head_node_id(nodes: Iterable[Mapping[str, Any]]) -> str:
+    """The head among ``ray.nodes()``, found as Serve does; "" if none is alive."""
+    heads = (each["NodeID"] for each in nodes if each["Alive"] and _HEAD in each["Resources"])
+    return next(heads, "")
 
 
 def in_serves_order(members: Sequence[Member], head_node_id: str) -> list[Member]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from pilotlight_autoscaler import PoolTarget
 from pilotlight_platform.errors import StoreError
-from pilotlight_platform.router import running_workers
+from pilotlight_platform.running import running_workers
 from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.pool_keeper import Member, PoolKeeper
 
@@ -34,6 +34,7 @@ class PoolKeeping:
         self._running: frozenset[str] = frozenset()
         self._stopping: set[str] = set()  # Serve is stopping them, foreseen or not
         self._changed = asyncio.Event()
+        self._planned: object = None  # what the plan was made of
         self._told: int | None = None
         self._tell = asyncio.Event()
         self._began_s = asyncio.get_running_loop().time()
@@ -52,6 +53,10 @@ class PoolKeeping:
         """Choose anew who leaves; whether that is somebody else than before."""
         cluster, keeper = self._cluster, self._keeper
         self._stopping &= cluster.workers.keys()
+        seen = (cluster.version, keeper.want, frozenset(self._stopping))
+        if seen == self._planned:
+            return False
+        self._planned = seen
         keeper.plan(
             [
                 Member(worker_id, worker.info.node_id, worker.busy)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pilotlight_platform.scheduler.cluster import Cluster, Model
+from pilotlight_platform.scheduler.cluster import Cluster
+from pilotlight_platform.scheduler.live_model import Model
 from pilotlight_platform.schemas.model import (
     ModelState,
     ModelStatus,
@@ -24,6 +25,7 @@ def worker_statuses(cluster: Cluster) -> list[WorkerStatus]:
             threads=worker.info.threads,
             capacity_bytes=worker.info.capacity_bytes,
             attached=sorted({replica.model for replica in worker.replicas()}),
+            leaving=worker.info.worker_id in cluster.leaving,
         )
         for worker in cluster.workers.values()
     ]
@@ -38,15 +40,13 @@ def _model_status(cluster: Cluster, name: str, now_s: float) -> ModelStatus:
             phase=replica.phase,
             ongoing=replica.ongoing,
         )
-        for worker_id, worker in cluster.workers.items()
-        for replica in worker.replicas()
-        if replica.model == name
+        for worker_id, replica in cluster.held(name)
     ]
     return ModelStatus(
         name=name,
         state=_state(model, replicas, now_s),
         record=model.record,
-        queued=model.snapshot(now_s).queued,
+        queued=model.queued,
         replicas=replicas,
         last_error=model.last_error,
     )

@@ -1,28 +1,33 @@
-"""Keeps the autoscaler told: only what has changed since last time, at times that never go back."""
+"""Keeps the autoscaler told: only of what has changed, at times that never go back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
 
 from pilotlight_autoscaler import (
     Autoscaler,
     Decision,
+    InputError,
     ModelSnapshot,
+    NodeSnapshot,
     PolicyState,
     Tier,
     WorkerSnapshot,
 )
-from pilotlight_platform.scheduler.cluster import Cluster, Model
+from pilotlight_platform.scheduler.cluster import Cluster
+from pilotlight_platform.scheduler.worker_state import WorkerState
+
+logger = logging.getLogger("pilotlight.scheduler")
 
 
 class Told:
-    """An autoscaler and what it was last told."""
+    """An autoscaler and what it was last told. Decides as one that is told everything each time."""
 
     def __init__(self, autoscaler: Autoscaler) -> None:
         self.autoscaler = autoscaler
+        self._nodes: set[str] = set()
         self._workers: dict[str, WorkerSnapshot] = {}
         self._models: dict[str, ModelSnapshot] = {}
-        self._at_rest: set[str] = set()
         self._idle: set[str] = set()  # models whose next request ends an idle gap
         self._latest_s = 0.0
         self.lessons = 0  # counts what was learned from
@@ -44,27 +49,31 @@ class Told:
         return self.autoscaler.decide(self.clock(now_s))
 
     def tell(self, cluster: Cluster, now_s: float) -> None:
-        """Models at rest at zero are told of once, not at every step."""
-        snapshot = cluster.snapshot(now_s)
-        workers = {worker.worker_id: worker for worker in snapshot.workers}
-        for gone in self._workers.keys() - workers.keys():
-            self.autoscaler.remove_worker(gone)
-        for worker_id, worker in workers.items():
-            if self._workers.get(worker_id) != worker:
-                self.autoscaler.update_worker(worker)
-        self._workers = workers
-        for gone in self._models.keys() - cluster.models.keys():
-            self.autoscaler.remove_model(gone)
-            del self._models[gone]
-            self._at_rest.discard(gone)
-            self._idle.discard(gone)
-        active = {model.name: model for model in snapshot.models}
-        for name, known in self._resting(cluster.models, active).items():
-            self._tell_model(known.snapshot(now_s))
-            self._at_rest.add(name)
-        for model in active.values():
-            self._tell_model(model)
-            self._at_rest.discard(model.name)
+        """What has changed in *cluster* since last time.
+
+        What the policy refuses is left as it was told of before, until it changes again.
+        """
+        cluster.expire_demand(now_s)
+        changes = cluster.changes
+        while changes.nodes:
+            node_id = changes.nodes.pop()
+            try:
+                self._tell_node(node_id, cluster.nodes.snapshot(node_id))
+            except InputError as error:
+                logger.error("untold node=%s reason=%s", node_id, error)
+        while changes.workers:
+            worker_id = changes.workers.pop()
+            try:
+                self._tell_worker(worker_id, cluster.stays(worker_id))
+            except InputError as error:
+                logger.error("untold worker=%s reason=%s", worker_id, error)
+        while changes.models:
+            name = changes.models.pop()
+            known = cluster.models.get(name)
+            try:
+                self._tell_model(name, None if known is None else known.snapshot())
+            except InputError as error:
+                logger.error("untold model=%s reason=%s", name, error)
 
     def arrived(self, name: str, now_s: float, requests: int, *, warm: bool = False) -> None:
         """Requests have come. A *warm* one counts only as the end of a gap."""
@@ -80,26 +89,77 @@ class Told:
             self.lessons += 1
             self.autoscaler.finished(name, max(0.0, since_s), left=0)
 
+    def cold_starts(self, worker: WorkerState) -> None:
+        """Starts in *worker* that have ended since last time."""
+        for name, tier, seconds in worker.cold_started():
+            self.cold_started(name, tier, seconds)
+
     def cold_started(self, name: str, tier: Tier, seconds: float) -> None:
         if name in self._models:
             self.lessons += 1
             self.autoscaler.cold_started(name, tier, max(0.0, seconds))
 
-    def _resting(
-        self, models: Mapping[str, Model], active: Mapping[str, ModelSnapshot]
-    ) -> dict[str, Model]:
-        return {
-            name: model
-            for name, model in models.items()
-            if name not in active
-            and (
-                name not in self._at_rest
-                or self._models[name].revision_id != model.revision_id
-                or self._models[name].config is not model.record.spec.autoscaling
-            )
-        }
+    def _tell_node(self, node_id: str, node: NodeSnapshot | None) -> None:
+        if node is not None:
+            self._nodes.add(node_id)
+            self.autoscaler.update_node(node)
+        elif node_id in self._nodes:
+            self._nodes.discard(node_id)
+            self.autoscaler.remove_node(node_id)
 
-    def _tell_model(self, model: ModelSnapshot) -> None:
-        if self._models.get(model.name) != model:
-            self._models[model.name] = model
+    def _tell_worker(self, worker_id: str, worker: WorkerState | None) -> None:
+        known = self._workers.get(worker_id)
+        if worker is None:
+            if known is not None:
+                del self._workers[worker_id]
+                self.autoscaler.remove_worker(worker_id)
+            return
+        snapshot = worker.snapshot()
+        if snapshot == known:
+            return
+        if known is None or not _only_replicas(known, snapshot):
+            self.autoscaler.update_worker(snapshot)
+        else:
+            before = {each.revision_id: each for each in known.replicas}
+            for replica in snapshot.replicas:
+                if before.get(replica.revision_id) != replica:
+                    self.autoscaler.update_replica(worker_id, replica)
+        self._workers[worker_id] = snapshot
+
+    def _tell_model(self, name: str, model: ModelSnapshot | None) -> None:
+        known = self._models.get(name)
+        if model is None:
+            if known is not None:
+                del self._models[name]
+                self._idle.discard(name)
+                self.autoscaler.remove_model(name)
+            return
+        if model == known:
+            return
+        if known is not None and _only_queue(known, model):
+            self.autoscaler.update_queue(name, model.queued, model.oldest_queued_since_s)
+        else:
             self.autoscaler.update_model(model)
+        self._models[name] = model
+
+
+def _only_replicas(old: WorkerSnapshot, new: WorkerSnapshot) -> bool:
+    """Whether replicas have come or changed, and nothing else."""
+    same = (old.node_id, old.capacity_bytes, old.max_replicas, old.load_queue_s) == (
+        new.node_id,
+        new.capacity_bytes,
+        new.max_replicas,
+        new.load_queue_s,
+    )
+    here = {each.revision_id for each in new.replicas}
+    return same and all(each.revision_id in here for each in old.replicas)
+
+
+def _only_queue(old: ModelSnapshot, new: ModelSnapshot) -> bool:
+    """Whether the queue has changed, and nothing else."""
+    return (
+        old.revision_id == new.revision_id
+        and old.nbytes == new.nbytes
+        and old.config is new.config
+        and old.retry_at_s == new.retry_at_s
+    )

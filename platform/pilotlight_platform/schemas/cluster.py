@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,8 @@ class WorkerInfo:
     threads: int
     capacity_bytes: int
     max_replicas: int
+    memory_bytes: int = 0  # of its node
+    bytes_per_s: Mapping[str, float] = field(default_factory=dict)  # there, by tier; as measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pilotlight_autoscaler.config import AutoscalingConfig
+from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_autoscaler.planning.keep_for import KeepFor
 
 Action = Literal["attach", "prewarm", "detach", "drain", "hold", "unplaced"]
@@ -39,6 +39,16 @@ class PrewarmWindow(BaseModel):
 
     load_age_s: float
     drop_age_s: float
+
+
+class PoolStatus(BaseModel):
+    """The worker pool: its settings, and how many workers there are and should be."""
+
+    config: PoolConfig
+    fixed: bool  # its size cannot be changed while the platform runs
+    most_workers: int  # to which max_workers can be raised while it runs
+    workers: int
+    target: int | None  # None: not decided yet
 
 
 class ScalingStatus(BaseModel):

@@ -148,6 +148,7 @@ class WorkerStatus(BaseModel):
     threads: int
     capacity_bytes: int
     attached: list[str]  # model names
+    leaving: bool = False  # it gets no new requests, and goes when its streams have ended
 
 
 class PlatformStatus(BaseModel):

@@ -20,6 +20,7 @@ logger = logging.getLogger("pilotlight.store")
 
 _MODELS = "pilotlight:1:models"  # hash: name -> ModelRecord as JSON; 1 is the format's version
 _LEARNED = "pilotlight:1:learned"  # string: the autoscaler's state as JSON
+_POOL = "pilotlight:1:pool-settings"  # string: bounds given while it runs, as JSON
 _DECISIONS = "pilotlight:1:decisions:"  # and a model's name: list of JSON, oldest first
 MAX_DECISIONS = 200  # per model
 _DECISIONS_TTL_S = 7 * 86400
@@ -62,6 +63,18 @@ def read_learned(url: str) -> bytes | None:
     return saved
 
 
+def read_pool(url: str) -> bytes | None:
+    """The pool's bounds, as they were saved. Blocks: for start-up. Raises StoreError."""
+    try:
+        with SyncRedis.from_url(
+            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        ) as redis:
+            saved: bytes | None = redis.get(_POOL)
+    except RedisError as error:
+        raise _unreachable(error) from error
+    return saved
+
+
 class RedisStore:
     """Written by the scheduler only. Raises StoreError when Redis does not answer in 5 s."""
 
@@ -88,6 +101,12 @@ class RedisStore:
     async def put_learned(self, saved: bytes) -> None:
         try:
             await self._redis.set(_LEARNED, saved)
+        except RedisError as error:
+            raise _unreachable(error) from error
+
+    async def put_pool(self, saved: bytes) -> None:
+        try:
+            await self._redis.set(_POOL, saved)
         except RedisError as error:
             raise _unreachable(error) from error
 

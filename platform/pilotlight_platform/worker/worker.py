@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -99,6 +100,8 @@ class Worker:
         log_to(settings.log_dir, "worker")
         self._settings = settings
         self._scheduler = scheduler
+        links = read_links(settings.home)
+        self._floors = {} if links is None else links.floors()
         self._info = WorkerInfo(
             worker_id=serve.get_replica_context().replica_id.unique_id,
             node_id=ray.get_runtime_context().get_node_id(),
@@ -106,6 +109,8 @@ class Worker:
             threads=settings.threads_per_worker,
             capacity_bytes=settings.worker_capacity_bytes,
             max_replicas=settings.worker_max_replicas,
+            memory_bytes=psutil.virtual_memory().total,
+            bytes_per_s=self._floors,
         )
         self._skeletons: dict[str, asyncio.Task[Skeleton]] = {}
         self._residents: dict[str, _Resident] = {}
@@ -124,8 +129,6 @@ class Worker:
             ThreadPoolExecutor(_BUILDERS, "pilotlight-build", initializer=compute_alone)
         )
         self._host_tier = HostTier.open(settings.arena_path) if settings.arena_bytes else None
-        links = read_links(settings.home)
-        self._floors = {} if links is None else links.floors()
         self._encoders = Encoders()
         self._attending = asyncio.create_task(self._attend())
 

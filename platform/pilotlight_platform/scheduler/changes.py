@@ -1,0 +1,14 @@
+"""What has changed in the scheduler's picture and the policy has not been told of yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Changes:
+    """Names of what is new, other than it was, or gone."""
+
+    workers: set[str] = field(default_factory=set)
+    models: set[str] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)

@@ -1,0 +1,78 @@
+"""The bounds of the worker pool: those that the platform started with, or others given since."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+from pydantic import BaseModel, ValidationError
+
+from pilotlight_autoscaler import PoolConfig
+from pilotlight_platform.errors import PoolUnchangeableError
+from pilotlight_platform.settings import Settings
+
+logger = logging.getLogger("pilotlight.scheduler")
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class _Saved(BaseModel):
+    life: str
+    pool: PoolConfig
+
+
+def saved_pool(saved: bytes | None, life: str) -> PoolConfig | None:
+    """What was set while this platform has been up; None if nothing, or it cannot be read.
+
+    The file that is given to the next `up` decides anew: *life* is another then.
+    """
+    if saved is None:
+        return None
+    try:
+        found = _Saved.model_validate_json(saved)
+    except ValidationError as error:
+        logger.error("pool_refused reason=%s", error)
+        return None
+    return found.pool if found.life == life else None
+
+
+class PoolSettings:
+    """Lives on the scheduler's event loop; *changed* is called with what holds from then on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        config: PoolConfig,
+        life: str,
+        write: Write,
+        changed: Callable[[PoolConfig], None],
+    ) -> None:
+        self.config = config
+        self.fixed = not settings.elastic
+        self.most_workers = settings.most_workers
+        self._life = life
+        self._write = write
+        self._changed = changed
+
+    async def configure(self, config: PoolConfig) -> None:
+        """Raises PoolUnchangeableError, StoreError; nothing has changed then."""
+        self._check(config)
+        saved = {"life": self._life, "pool": config.model_dump(mode="json")}
+        await self._write(json.dumps(saved).encode())
+        self.config = config
+        self._changed(config)
+
+    def _check(self, config: PoolConfig) -> None:
+        if self.fixed:
+            raise PoolUnchangeableError(
+                f"This platform was started with a fixed pool of {self.most_workers} workers: "
+                "start it with `pilotlight up --cluster` and a file whose min_workers is below "
+                "its max_workers."
+            )
+        if config.max_workers > self.most_workers:
+            raise PoolUnchangeableError(
+                f"max_workers: {config.max_workers} is above the {self.most_workers} that the "
+                "platform was started with, which its cores were shared out among: start it anew "
+                "for more."
+            )

@@ -1,0 +1,216 @@
+"""The whole scheduler on a real store, with workers of its own process: no Ray."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from support.own_workers import OwnWorkers
+from support.records import model_record
+
+from pilotlight_autoscaler import PoolConfig
+from pilotlight_platform.errors import AttachError
+from pilotlight_platform.running import running_workers
+from pilotlight_platform.scheduler import scheduler as module
+from pilotlight_platform.scheduler.scheduler import Scheduler
+from pilotlight_platform.schemas.cluster import WorkerInfo
+from pilotlight_platform.schemas.model import ModelRecord
+from pilotlight_platform.settings import Settings
+from pilotlight_platform.store.embedded import EmbeddedRedis
+from pilotlight_platform.store.redis_store import RedisStore
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis.url
+
+
+POOL = PoolConfig(min_workers=2, max_workers=3)  # what joins stays
+
+
+class Bench:
+    """A scheduler and its workers, within one event loop."""
+
+    def __init__(self, scheduler: Scheduler, workers: OwnWorkers) -> None:
+        self.scheduler = scheduler
+        self.workers = workers
+        self.attending: list[asyncio.Task[None]] = []
+
+    async def join(self, worker_id: str, node_id: str = "n") -> None:
+        info = WorkerInfo(worker_id, node_id, 1, 1, 10**9, 2, 10**10)
+        self.attending.append(asyncio.create_task(self.scheduler.attend(info)))
+        await self.until(lambda: worker_id in self.scheduler._cluster.workers)
+
+    async def place(self, name: str, queued: int = 1) -> str:
+        """The first worker of the route."""
+        route = await self.scheduler.place("g", name, queued, 0)
+        return route.replicas[0].worker_id
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    def holders(self, name: str) -> list[str]:
+        return [
+            worker_id
+            for worker_id, worker in self.workers.all.items()
+            if any(each.model == name for each in worker.replicas.values())
+        ]
+
+
+Start = Callable[..., AbstractAsyncContextManager[Bench]]
+
+
+@pytest.fixture
+def start(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    workers = OwnWorkers("w0", "w1", "w2")
+    monkeypatch.setattr(module, "_workers", lambda: workers)
+    monkeypatch.setattr(module.ray, "nodes", lambda: [])
+    monkeypatch.setattr(module, "log_to", lambda directory, name: None)
+    settings = Settings(home=tmp_path, pool=POOL)
+    settings.create_directories()
+
+    @asynccontextmanager
+    async def begin(*records: ModelRecord, life: str = tmp_path.name) -> AsyncIterator[Bench]:
+        running_workers.set(None)
+        store = RedisStore(redis_url)
+        monkeypatch.setattr(module, "RedisStore", lambda url: store)
+        made = Bench(Scheduler(settings, redis_url, life), workers)
+        for name in [each.record.spec.name for each in await made.scheduler.models()]:
+            await made.scheduler.delete_model(name)
+        for record in records:
+            await made.scheduler.put_model(record)
+        yield made
+        for task in made.attending:
+            task.cancel()
+        await asyncio.gather(*made.attending, return_exceptions=True)
+        await store.close()
+
+    return begin
+
+
+def test_scheduler_attaches_at_the_first_request_and_detaches_when_idle(start: Start) -> None:
+    async def run() -> None:
+        async with start(model_record("a", idle_timeout_s=0.3)) as bench:
+            await bench.join("w0")
+            assert await bench.place("a") == "w0"
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            await bench.until(lambda: bench.holders("a") == [])
+            assert bench.workers.all["w0"].attached == ["a"]
+
+    asyncio.run(run())
+
+
+def test_scheduler_prepares_what_is_live_in_a_worker_that_comes(start: Start) -> None:
+    async def run() -> None:
+        async with start(model_record("a"), model_record("b")) as bench:
+            await bench.join("w0")
+            await bench.until(lambda: bench.workers.all["w0"].prepared == {"a-1", "b-1"})
+            await bench.scheduler.delete_model("a")
+            await bench.until(lambda: bench.workers.all["w0"].prepared == {"b-1"})
+
+    asyncio.run(run())
+
+
+def test_scheduler_routes_to_another_worker_when_one_dies(start: Start) -> None:
+    async def run() -> None:
+        async with start(model_record("a", idle_timeout_s=60)) as bench:
+            await bench.join("w0")
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            await bench.join("w1")
+            bench.workers.kill("w0")
+            await bench.until(lambda: "w0" not in bench.scheduler._cluster.workers)
+            assert await bench.place("a") == "w1"
+
+    asyncio.run(run())
+
+
+def test_scheduler_says_why_a_model_cannot_be_attached(start: Start) -> None:
+    async def run() -> None:
+        async with start(model_record("a")) as bench:
+            await bench.join("w0")
+            bench.workers.all["w0"].broken = True
+            asking = asyncio.gather(bench.place("a"), return_exceptions=True)
+            await bench.until(lambda: bench.scheduler._cluster.model("a").failures > 0)
+            await asking
+            with pytest.raises(AttachError, match="it is broken"):
+                await bench.place("a")
+
+    asyncio.run(run())
+
+
+def test_scheduler_sends_nothing_new_to_a_worker_that_serve_takes_unforeseen(start: Start) -> None:
+    async def run() -> None:
+        async with start(model_record("a", idle_timeout_s=60)) as bench:
+            await bench.join("w0")
+            running_workers.set(frozenset({"w0", "w1"}))
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            await bench.scheduler.place("g", "a", 0, 1)
+            bench.workers.all["w0"].serve("a-1", ongoing=1)
+            await bench.join("w1")
+            running_workers.set(frozenset({"w1"}))
+            await bench.until(lambda: bench.scheduler._cluster.leaving == {"w0"})
+            assert await bench.place("a") == "w1"
+            await bench.until(lambda: bench.holders("a") == ["w0", "w1"])  # its stream goes on
+            bench.workers.all["w0"].serve("a-1", ongoing=0)
+            await bench.until(lambda: "w0" not in bench.scheduler._cluster.workers)
+
+    asyncio.run(run())
+
+
+def test_scheduler_finds_weights_again_on_the_node_that_has_them(start: Start) -> None:
+    async def run() -> None:
+        async with start(model_record("a", idle_timeout_s=0.2)) as bench:
+            await bench.join("w1", "n1")
+            await bench.place("a")
+            await bench.until(lambda: bench.workers.all["w1"].attached == ["a"])
+            await bench.scheduler.place("g", "a", 0, 0)
+            await bench.join("w0", "n0")  # the first of the empty ones, from now on
+            await bench.until(lambda: bench.holders("a") == [])
+            assert await bench.place("a") == "w1"
+
+    asyncio.run(run())
+
+
+def test_scheduler_that_restarts_keeps_the_pool_that_was_set(start: Start) -> None:
+    set_to = PoolConfig(min_workers=1, max_workers=2)
+
+    async def run() -> list[PoolConfig]:
+        async with start() as bench:
+            await bench.scheduler.configure_pool(set_to)
+        found = []
+        for another in ({}, {"life": "another"}):
+            async with start(**another) as bench:
+                found.append((await bench.scheduler.pool()).config)
+        return found
+
+    assert asyncio.run(run()) == [set_to, POOL]
+
+
+def test_scheduler_spreads_models_that_arrive_at_once(start: Start) -> None:
+    async def run() -> list[str]:
+        async with start(model_record("a"), model_record("b")) as bench:
+            await bench.join("w0")
+            await bench.join("w1")
+            return await asyncio.gather(bench.place("a"), bench.place("b"))
+
+    assert sorted(asyncio.run(run())) == ["w0", "w1"]
+
+
+def test_scheduler_attaches_a_model_once_that_many_gateways_ask_for(start: Start) -> None:
+    async def run() -> list[str]:
+        async with start(model_record("a", max_replicas=3, target_ongoing_requests=8)) as bench:
+            await bench.join("w0")
+            await bench.join("w1")
+            asked = (bench.scheduler.place(f"g{n}", "a", 1, 0) for n in range(8))
+            routes = await asyncio.gather(*asked)
+            await bench.until(lambda: bench.holders("a") != [])
+            assert len({each.replicas for each in routes}) == 1
+            return [name for w in bench.workers.all.values() for name in w.attached]
+
+    assert asyncio.run(run()) == ["a"]
