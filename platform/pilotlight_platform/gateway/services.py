@@ -76,6 +76,7 @@ class Services:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        self.deploys.close()
 
     async def _tidy(self) -> None:
         """Remove what an earlier life left: unfinished bakes, checkpoints of no model."""
