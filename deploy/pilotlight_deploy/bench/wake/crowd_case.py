@@ -171,7 +171,7 @@ def crowd_figures(crowd: Crowd) -> list[Figure]:
         figure("wake.crowd_cold_share", [share], ""),
         figure("wake.crowd_evictions", [float(crowd.decided.evictions)], ""),
         figure("wake.crowd_worker_peak_mb", [max(most)], "MB"),
-        figure("wake.crowd_busy", [crowd.usage.machine_busy], "of the cores"),
+        figure("wake.crowd_busy_share", [crowd.usage.machine_busy], ""),
     ]
 
 
