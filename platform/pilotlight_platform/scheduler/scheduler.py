@@ -36,6 +36,7 @@ from pilotlight_platform.scheduler.told import Told
 from pilotlight_platform.schemas.cluster import (
     AttachOrder,
     Route,
+    RoutingChange,
     RoutingTable,
     WorkerInfo,
     WorkerReport,
@@ -216,10 +217,12 @@ class Scheduler:
         if wait_s > 0:
             raise AttachError(f"{model.last_error} (next try in {wait_s:.0f} s)")
 
-    async def watch(self) -> AsyncIterator[RoutingTable]:
-        """The routing table, now and after each change."""
+    async def watch(self) -> AsyncIterator[RoutingChange]:
+        """The routing table of now, then its changes."""
+        seen = RoutingTable(-1)
         async for table in self._table.values():
-            yield table
+            yield table.since(seen)
+            seen = table
 
     # ── admin ────────────────────────────────────────────────────────────────────────────────
 
