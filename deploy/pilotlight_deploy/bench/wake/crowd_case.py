@@ -23,6 +23,7 @@ from pilotlight_deploy.bench.wake.traffic import Arrival, poisson_zipf
 from pilotlight_deploy.bench.wake.usage import Usage, UsageWatch
 from pilotlight_deploy.client import PlatformClient
 from pilotlight_platform.address import PlatformAddress
+from pilotlight_platform.schemas.timeline import Timeline
 
 _SAMPLE_S = 2.0
 _KEPT_DECISIONS = 200  # per model, by the platform
@@ -49,6 +50,7 @@ class Crowd:
 
     asked: tuple[Asked, ...]
     cold: frozenset[str]  # request ids
+    slowest: tuple[Timeline, ...]  # of the cold
     lost: tuple[tuple[Asked, str], ...]  # with the reason
     seconds: float
     usage: Usage
@@ -80,9 +82,11 @@ async def measure_crowd(
     asked = await _send(client.url, arrivals, scale, watch, advance)
     seconds = time.monotonic() - began_s
     usage = watch.usage()
+    cold = _cold(client, asked, advance)
     return Crowd(
         asked=asked,
-        cold=_cold(client, asked, advance),
+        cold=frozenset(timeline.request_id for timeline in cold),
+        slowest=tuple(sorted(cold, key=lambda line: line.ttft_s or 0.0)[-_EXAMPLES:]),
         lost=tuple(lost_of(asked, fleet)),
         seconds=seconds,
         usage=usage,
@@ -108,15 +112,16 @@ async def _send(
     return tuple(task.result() for task in tasks)
 
 
-def _cold(client: PlatformClient, asked: Sequence[Asked], advance: Advance) -> frozenset[str]:
+def _cold(client: PlatformClient, asked: Sequence[Asked], advance: Advance) -> list[Timeline]:
     """Whose model had no ready replica. Only they, and who waited for a slot, were placed."""
     placed = [one.request_id for one in asked if one.placed]
-    cold = set()
+    cold = []
     for number, request_id in enumerate(placed):
         advance("reading timelines", number / len(placed))
-        if client.timeline(request_id).cold:
-            cold.add(request_id)
-    return frozenset(cold)
+        timeline = client.timeline(request_id)
+        if timeline.cold:
+            cold.append(timeline)
+    return cold
 
 
 def lost_of(asked: Sequence[Asked], fleet: Fleet) -> list[tuple[Asked, str]]:
@@ -199,6 +204,7 @@ def crowd_case(crowd: Crowd, fleet: Fleet) -> dict[str, Any]:
         "cold": len(crowd.cold),
         "lost_by_reason": dict(Counter(why for _, why in crowd.lost)),
         "lost": lost[:_EXAMPLES],
+        "slowest": [_spans_ms(timeline) for timeline in crowd.slowest],
         "sent_late_p99_ms": percentile(late_ms, 99),
         **asdict(crowd.decided),
         **{key: usage[key] for key in ("machine_busy", "platform_busy", "client_busy")},
@@ -208,3 +214,12 @@ def crowd_case(crowd: Crowd, fleet: Fleet) -> dict[str, Any]:
         ],
         "log_bytes": crowd.log_bytes,
     }
+
+
+def _spans_ms(timeline: Timeline) -> dict[str, Any]:
+    """Where the time of a request went: begin and end of each span, since its arrival."""
+    spans: dict[str, Any] = {
+        span.name: [(at_s - timeline.at_s) * 1e3 for at_s in (span.start_s, span.end_s)]
+        for span in timeline.spans
+    }
+    return {"model": timeline.model, "at_s": timeline.at_s, **spans}
