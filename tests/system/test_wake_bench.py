@@ -21,11 +21,11 @@ SMALL = Scale(
     contents=2,
     rounds=2,
     round_starts=3,
-    quiet_s=0.5,
+    quiet_s=0.2,
     spacing_min_s=0.05,
     spacing_max_s=0.1,
-    seconds=4.0,
-    per_s=8.0,
+    seconds=3.0,
+    per_s=10.0,
     seed=SEED + 1,
 )
 
