@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -34,9 +35,12 @@ class SchedulerClient:
         await self._call("cold_answers", answers)
 
     async def watch(self) -> AsyncIterator[RoutingTable]:
+        """The routing table, now and after each change; each is the caller's to edit."""
         stream = call(self._handle.options(stream=True).watch)
-        async for table in remote_items(stream, _WHAT):
-            yield table
+        table = RoutingTable(-1)
+        async for change in remote_items(stream, _WHAT):
+            table = table.changed(change)
+            yield replace(table, routes=dict(table.routes))
 
     async def put_model(self, record: ModelRecord) -> int:
         version: int = await self._call("put_model", record, timeout_s=_PUT_TIMEOUT_S)

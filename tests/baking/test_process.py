@@ -89,6 +89,65 @@ def test_process_is_killed_when_nobody_listens(sample: Path, tmp_path: Path) -> 
     assert children() == []
 
 
+async def bake(baker: BakeProcess, order: BakeOrder) -> BakeDone:
+    *_, done = [step async for step in baker.bake(order)]
+    assert isinstance(done, BakeDone)
+    return done
+
+
+def test_process_that_has_baked_ends(sample: Path, tmp_path: Path) -> None:
+    async def run() -> bool:
+        done = await bake(BakeProcess(), order(sample, tmp_path))
+        assert children() == []  # BakeProcess has waited for its end
+        return done.reused
+
+    assert not asyncio.run(run())
+
+
+def test_process_that_found_its_revision_takes_the_next_order(sample: Path, tmp_path: Path) -> None:
+    async def run() -> tuple[list[int], list[bool]]:
+        baker = BakeProcess()
+        await bake(baker, order(sample, tmp_path))
+        first = await bake(baker, order(sample, tmp_path))
+        pids = [child.pid for child in children()]
+        second = await bake(baker, order(sample, tmp_path))
+        pids += [child.pid for child in children()]
+        baker.close()
+        await baker.gone()
+        return pids, [first.reused, second.reused]
+
+    pids, reused = asyncio.run(run())
+
+    assert reused == [True, True]
+    assert len(pids) == 2
+    assert pids[0] == pids[1]
+
+
+def test_process_waits_for_the_next_order_only_so_long(sample: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        baker = BakeProcess(linger_s=0.1)
+        await bake(baker, order(sample, tmp_path))
+        await bake(baker, order(sample, tmp_path))
+        await asyncio.to_thread(until, lambda: children() == [])
+        await baker.gone()
+
+    asyncio.run(run())
+
+
+def test_process_that_died_while_it_waited_is_replaced(sample: Path, tmp_path: Path) -> None:
+    async def run() -> bool:
+        baker = BakeProcess()
+        await bake(baker, order(sample, tmp_path))
+        await bake(baker, order(sample, tmp_path))
+        children()[0].kill()
+        done = await bake(baker, order(sample, tmp_path))
+        baker.close()
+        await baker.gone()
+        return done.reused
+
+    assert asyncio.run(run())
+
+
 _BAKES_AND_KILLS_ITSELF = """
 import asyncio, os, signal, sys
 from pathlib import Path

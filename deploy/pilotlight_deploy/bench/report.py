@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ Better = Literal["lower", "higher"]
 
 
 class Figure(BaseModel):
-    """One measured value: the median of *n* runs, and their extremes."""
+    """One measured value: the median of *n* runs, or what the id says, and their extremes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -81,6 +82,20 @@ def figure(
     )
 
 
+def percentile(samples: Sequence[float], percent: int) -> float:
+    """The smallest sample that *percent* of them do not exceed (nearest rank). Not of none."""
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def percentile_figure(
+    name: str, samples: Sequence[float], percent: int, unit: str, *, goal: float | None = None
+) -> Figure:
+    """As `figure`, with a percentile for its value."""
+    measured = figure(name, samples, unit, goal=goal)
+    return measured.model_copy(update={"value": percentile(samples, percent)})
+
+
 def make_report(
     bench: str,
     figures: Sequence[Figure],
@@ -107,7 +122,7 @@ def make_report(
 def report_table(report: BenchReport) -> Table:
     """Figures, their spread, and whether each goal is met."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in ("figure", "median", "min … max", "n", "goal", ""):
+    for column in ("figure", "value", "min … max", "n", "goal", ""):
         table.add_column(column, overflow="fold")
     for item in report.figures:
         goal = "" if item.goal is None else f"{_sign(item)} {item.goal:g} {item.unit}"

@@ -86,3 +86,21 @@ def quant(
     if as_json:
         return print_json(report)
     stdout().print(report_table(report))
+
+
+@app.command()
+def wake(
+    models: Annotated[int, typer.Option(min=20, help="Models; a tenth of them have room.")] = 200,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of traffic.")] = 600.0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Starts from zero on a live platform, one by one and in a crowd; about 17 minutes."""
+    # Imports Ray and torch.
+    from pilotlight_deploy.bench.wake.run import run  # noqa: PLC0415
+
+    with advancing(stderr()) as show:
+        report = run(resolve_home(home), models=models, seconds=seconds, on_progress=show)
+    if as_json:
+        return print_json(report)
+    stdout().print(report_table(report))

@@ -1,4 +1,4 @@
-"""The baking process: its order on stdin, one event a line on stdout. `process.py` starts it."""
+"""The baking process, started by `process.py`: orders on stdin, events on stdout, one a line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NICENESS = 10  # workers answer requests on the same cores meanwhile
 
 
 def main(parent_pid: int) -> None:
-    """Bake one revision; the last event is `baked` or `error`."""
+    """Take orders until one is to be baked; an order's last event is `baked` or `error`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it died before the kernel was asked
         return
@@ -44,11 +44,15 @@ def main(parent_pid: int) -> None:
             )
         )
 
-    order = BakeOrder.model_validate_json(sys.stdin.buffer.read())
-    try:
-        send(bake_revision(order, report))
-    except PlatformError as error:
-        send(DeployFailed(code=error.code, message=error.message))
+    for line in sys.stdin.buffer:
+        try:
+            done = bake_revision(BakeOrder.model_validate_json(line), report)
+        except PlatformError as error:
+            send(DeployFailed(code=error.code, message=error.message))
+            return
+        send(done)
+        if not done.reused:  # its memory is only given back by ending
+            return
 
 
 if __name__ == "__main__":

@@ -72,6 +72,10 @@ class Deploys:
         async with self._turn:
             await self._remove_unused()
 
+    def close(self) -> None:
+        """End the process that waits for the next deploy."""
+        self._baker.close()
+
     async def _remove_unused(self) -> None:
         try:
             await self._baker.gone()

@@ -81,6 +81,7 @@ class Services:
         for task in self._tasks:
             task.cancel()
         self.news.close()
+        self.deploys.close()
 
     async def _tidy(self) -> None:
         """Remove what an earlier life left: unfinished bakes, checkpoints of no model."""

@@ -31,7 +31,7 @@ from pilotlight_platform.scheduler.steps import Steps
 from pilotlight_platform.scheduler.table import Table
 from pilotlight_platform.scheduler.tasks import Tasks
 from pilotlight_platform.scheduler.told import Told
-from pilotlight_platform.schemas.cluster import Route, RoutingTable, WorkerInfo
+from pilotlight_platform.schemas.cluster import Route, RoutingChange, RoutingTable, WorkerInfo
 from pilotlight_platform.schemas.cold_start import ColdAnswer
 from pilotlight_platform.schemas.decision import Explanation, PoolStatus, ScalingStatus
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus, WorkerStatus
@@ -98,10 +98,12 @@ class Scheduler:
         if self._cold_starts.answered(answers, records):
             self._memory.changed()
 
-    async def watch(self) -> AsyncIterator[RoutingTable]:
-        """The routing table, now and after each change."""
+    async def watch(self) -> AsyncIterator[RoutingChange]:
+        """The routing table of now, then its changes."""
+        seen = RoutingTable(-1)
         async for table in self._table.values():
-            yield table
+            yield table.since(seen)
+            seen = table
 
     # ── admin ────────────────────────────────────────────────────────────────────────────────
 

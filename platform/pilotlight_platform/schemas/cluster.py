@@ -79,9 +79,38 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingChange:
+    """What a newer table has that its reader has not seen.
+
+    A table travels several times a second: whole, one of 200 models takes 9 ms to pickle and 6 ms
+    to read, on event loops that requests wait for.
+    """
+
+    version: int
+    routes: dict[str, Route]
+    gone: tuple[str, ...]
+    workers: tuple[WorkerInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingTable:
     """Every live model; each table replaces the one before."""
 
     version: int = 0
     routes: dict[str, Route] = field(default_factory=dict)
     workers: tuple[WorkerInfo, ...] = ()
+
+    def since(self, seen: RoutingTable) -> RoutingChange:
+        """What leads from *seen*, an older table, to this one."""
+        routes = {
+            name: route for name, route in self.routes.items() if seen.routes.get(name) != route
+        }
+        gone = tuple(seen.routes.keys() - self.routes.keys())
+        return RoutingChange(self.version, routes, gone, self.workers)
+
+    def changed(self, change: RoutingChange) -> RoutingTable:
+        """The table after *change*, with a ``routes`` of its own."""
+        routes = {**self.routes, **change.routes}
+        for name in change.gone:
+            routes.pop(name, None)
+        return RoutingTable(change.version, routes, change.workers)

@@ -43,6 +43,7 @@ from pilotlight_platform.schemas.cluster import (
 )
 from pilotlight_platform.schemas.generation import GenerationChunk, GenerationRequest
 from pilotlight_platform.settings import Settings
+from pilotlight_platform.worker.overtakers import Overtakers
 from pilotlight_platform.worker_pool import call, ray_errors
 
 logger = logging.getLogger("pilotlight.worker")
@@ -114,7 +115,7 @@ class Worker:
         )
         self._skeletons: dict[str, asyncio.Task[Skeleton]] = {}
         self._residents: dict[str, _Resident] = {}
-        self._arrived = asyncio.Condition()  # a new resident, for requests ahead of their order
+        self._overtakers = Overtakers(_ORDER_GRACE_S)
         self._staging: set[asyncio.Task[None]] = set()  # kept: a task needs a reference
         self._forgotten: set[str] = set()  # not live any more, but still attached
         self._reports = 0
@@ -189,6 +190,7 @@ class Worker:
         if resident is None:
             busy = [r for r in order.evict if r in self._residents and self._is_busy(r)]
             if busy:
+                await self._overtakers.order_refused(order.revision_id)
                 raise EvictionRefusedError(f"cannot evict {', '.join(busy)}: requests are running")
             victims = [self._residents[r] for r in order.evict if r in self._residents]
             for victim in victims:
@@ -197,8 +199,7 @@ class Worker:
             self._residents[order.revision_id] = resident
             # A task of its own: a caller that goes away must not leave it half attached.
             resident.lighting = asyncio.create_task(self._light(resident, victims))
-            async with self._arrived:
-                self._arrived.notify_all()
+            await self._overtakers.order_taken(order.revision_id)
         await resident.done.wait()
         if resident.error is not None:
             raise resident.error
@@ -297,13 +298,8 @@ class Worker:
             self._publish()
 
     async def _resident(self, revision_id: str, expected: bool) -> _Resident:
-        if expected and not self._is_expected(revision_id):
-            async with self._arrived:
-                try:
-                    async with asyncio.timeout(_ORDER_GRACE_S):
-                        await self._arrived.wait_for(lambda: self._is_expected(revision_id))
-                except TimeoutError:
-                    pass
+        if expected:
+            await self._overtakers.wait(revision_id, lambda: self._is_expected(revision_id))
         resident = self._residents.get(revision_id)
         if resident is None or resident.phase == "draining":
             raise ReplicaGoneError(f"revision {revision_id} is not attached here")

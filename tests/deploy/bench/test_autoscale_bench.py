@@ -25,8 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(autoscale, name, 8)
     for name in ("_DAYS", "_EQUAL_HOURS_DAYS", "_POOL_DAYS"):
         monkeypatch.setattr(autoscale, name, 0.3)
-    for name in ("_EQUAL_HOURS_SEEDS", "_POOL_SEEDS"):
-        monkeypatch.setattr(autoscale, name, (101,))
+    monkeypatch.setattr(autoscale, "REPORTING_SEEDS", (101,))
     monkeypatch.setattr(autoscale, "_POOL_WORKERS", 3)
     monkeypatch.setattr(autoscale, "_SPEED_RUNS", 1)
     monkeypatch.setattr(autoscale, "adversarial_suite", lambda seed: adversarial_suite(seed)[5:7])
@@ -40,8 +39,8 @@ def test_bench_reports_every_figure_and_both_sets_of_seeds() -> None:
 
     assert [figure.id for figure in report.figures] == IDS
     assert all(figure.goal is not None for figure in report.figures)
-    assert report.cases[0]["tuning"] == [1, 2, 3]
-    assert report.cases[0]["reporting"] == [201, 202, 203, 204, 205]
+    assert report.cases[0]["tuning"] == list(range(1, 21))
+    assert report.cases[0]["reporting"] == [101]
 
 
 def test_bench_judges_on_seeds_that_nobody_tuned_on() -> None:
