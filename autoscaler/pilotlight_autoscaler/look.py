@@ -29,18 +29,22 @@ class Look:
     max_prewarm_share: float = 0.5
 
     def at(self, model: ModelView, now_s: float) -> None:
+        due_s = inf
         if model.only and not (model.queued or model.attaching):
             if not model.ready:
                 self._at_zero(model, now_s)
                 return
-            # One step down may be of the replicas that it had before.
-            if model.ready == 1 and step(model, now_s)[1] is None:
-                self._at_only_replica(model, now_s)
-                return
+            if model.ready == 1:
+                next_step_s = step(model, now_s)[1]
+                if next_step_s is None:
+                    self._at_only_replica(model, now_s)
+                    return
+                due_s = next_step_s  # this one step down may be of the replicas it had before
         config, learned = model.snapshot.config, model.learned
         floor = floor_replicas(config, now_s)
         want, rule = wanted_replicas(model, floor, now_s)
-        due_s = _schedule_due_s(model, now_s) if config.schedule else inf
+        if config.schedule:
+            due_s = min(due_s, _schedule_due_s(model, now_s))
         load = model.demand
         live = model.ready + model.attaching
         model.rising = load > model.target * live and 0 < live < config.max_replicas

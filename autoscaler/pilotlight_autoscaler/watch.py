@@ -79,10 +79,12 @@ class Watch:
 
     def _at(self, view: ModelView, now_s: float) -> bool:
         """Whether there may be something to do for the model."""
-        name, old_due_s = view.name, view.due_s
+        name, old_due_s, old_occupied = view.name, view.due_s, view.occupied
         for worker_id in view.live:
             self._mirror.workers[worker_id].idle = None
         self._look.at(view, now_s)
+        if view.occupied < old_occupied:  # a queue that has gone keeps no replica from leaving
+            self._mirror.room_changed = True
         due_s = view.due_s
         if due_s != old_due_s and due_s < inf:
             heappush(self._due, (due_s, name))
