@@ -13,16 +13,16 @@ from pilotlight_autoscaler.quantiles import Quantiles
 from pilotlight_autoscaler.snapshot import Tier
 from pilotlight_autoscaler.sources import transfer_s
 
-# Of spans that nobody has measured: medians of benchmarks/results/cold-2026-11-24.json (two shared
+# Of spans that nobody has measured: medians of benchmarks/results/cold-2026-11-28.json (two shared
 # cores), rounded up. `prefill` is what a first forward takes beside working through its weights.
 ASSUMED_S = {
-    "admit": 0.004,
+    "admit": 0.002,
     "place": 0.005,
     "start_worker": 6.0,  # a process, and torch and transformers imported in it
-    "attach": 0.005,
+    "attach": 0.003,
     "stage": 0.001,  # looking up that all pages are there
     "prefill": 0.005,
-    "first_token": 0.004,
+    "first_token": 0.003,
 }
 # p95 and p99 over the median, until there are enough cold starts to know.
 ASSUMED_SPREAD = (1.5, 2.5)
