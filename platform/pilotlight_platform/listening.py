@@ -7,6 +7,7 @@ socket, which lives on in the supervisor, for the gateway that Serve starts next
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import threading
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from pilotlight_platform.errors import MachineError, PlatformError
 from pilotlight_platform.settings import Settings
+
+logger = logging.getLogger("pilotlight.supervisor")
 
 _NAME = "listen.sock"
 _BACKLOG = 2048  # connections that may wait for a gateway
@@ -31,6 +34,8 @@ def listen(settings: Settings) -> socket.socket:
     listening = socket.socket(family)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by what is accepted: a client whose machine has gone is noticed some day.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listening.bind((settings.host, settings.port))
         listening.listen(_BACKLOG)
     except OSError as error:
@@ -71,8 +76,14 @@ def lent(listening: socket.socket, directory: Path) -> Iterator[None]:
         (directory / _NAME).unlink(missing_ok=True)
 
 
-def borrow(directory: Path, timeout_s: float = _BORROW_TIMEOUT_S) -> socket.socket:
-    """The socket that is lent in *directory*. Raises PlatformError if nobody lends one in time."""
+def borrow(
+    directory: Path, timeout_s: float = _BORROW_TIMEOUT_S
+) -> tuple[socket.socket, socket.socket]:
+    """The socket that is lent in *directory*, and one that is at its end when its owner has gone.
+
+    A borrower has to give the socket up then, or it would hold the port against the next owner.
+    Raises PlatformError if nobody lends one in time.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -85,25 +96,54 @@ def borrow(directory: Path, timeout_s: float = _BORROW_TIMEOUT_S) -> socket.sock
         time.sleep(_RETRY_S)
 
 
-def _ask(directory: Path) -> socket.socket:
-    with socket.socket(socket.AF_UNIX) as asking, _at(directory) as path:
-        asking.settimeout(_ANSWER_TIMEOUT_S)
-        asking.connect(path)
+def _ask(directory: Path) -> tuple[socket.socket, socket.socket]:
+    asking = socket.socket(socket.AF_UNIX)
+    try:
+        with _at(directory) as path:
+            asking.settimeout(_ANSWER_TIMEOUT_S)
+            asking.connect(path)
         _, descriptors, _, _ = socket.recv_fds(asking, 1, 1)
-    if not descriptors:
-        raise ConnectionResetError(errno.ECONNRESET, "the supervisor is stopping")
-    return socket.socket(fileno=descriptors[0])
+        if not descriptors:
+            raise ConnectionResetError(errno.ECONNRESET, "the supervisor is stopping")
+    except BaseException:
+        asking.close()
+        raise
+    os.set_inheritable(descriptors[0], False)  # received ones are, and a bake must not keep it
+    asking.settimeout(None)
+    return socket.socket(fileno=descriptors[0]), asking
 
 
 def _lend(counter: socket.socket, listening: socket.socket) -> None:
-    while True:
-        try:
-            asking, _ = counter.accept()
-        except OSError:  # shut down
-            return
-        with asking, suppress(OSError):  # who asked has gone
-            asking.settimeout(_ANSWER_TIMEOUT_S)
-            socket.send_fds(asking, [b"s"], [listening.fileno()])
+    borrowers: list[socket.socket] = []  # kept open: their end tells that the owner has gone
+    try:
+        while True:
+            try:
+                asking, _ = counter.accept()
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.EBADF):  # shut down
+                    return
+                logger.warning("lending_failed reason=%s", error.strerror)  # no descriptors left?
+                time.sleep(_RETRY_S)
+                continue
+            for gone in [each for each in borrowers if _has_gone(each)]:
+                borrowers.remove(gone)
+                gone.close()
+            borrowers.append(asking)
+            asking.setblocking(False)  # one byte has room in a new connection
+            with suppress(OSError):  # who asked has gone
+                socket.send_fds(asking, [b"s"], [listening.fileno()])
+    finally:
+        for each in borrowers:
+            each.close()
+
+
+def _has_gone(borrower: socket.socket) -> bool:
+    try:
+        return borrower.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 @contextmanager

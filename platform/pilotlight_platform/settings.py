@@ -88,6 +88,12 @@ class Settings(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.serve_port == self.port:
+            raise ValueError(f"serve_port and port are both {self.port}: each needs its own")
+        return self
+
     @property
     def threads_per_worker(self) -> int:
         """Each worker's share of the cores; oversubscribed OpenMP threads are about 10x slower."""

@@ -219,16 +219,16 @@ def _serve_is_running() -> bool:
 def _serve(settings: Settings, redis_url: str) -> Iterator[None]:
     joined = settings.ray_address is not None and _serve_is_running()
     try:
-        _start_serve(settings)
-        app = build_app(settings, redis_url, _own_node())
         try:
+            _start_serve(settings)
+            app = build_app(settings, redis_url, _own_node())
             serve.run_many(
                 [serve.RunTarget(app, name=APP, route_prefix=None)],
                 # It would wait without bound: _wait_until_ready does instead.
                 wait_for_ingress_deployment_creation=False,
                 wait_for_applications_running=False,
             )
-        except (RuntimeError, RayServeException, RayError) as error:
+        except (RuntimeError, TimeoutError, RayServeException, RayError) as error:
             raise PlatformError(f"Ray Serve could not start the platform: {error}") from error
         yield
         _save_learned()
@@ -266,7 +266,7 @@ def _end_serve(settings: Settings, joined: bool) -> None:
         serve.shutdown()
     elif _serve_is_running():
         serve.delete(APP)
-        # A Serve that we started holds the port; the apps of others keep it alive.
+        # A Serve that we started goes with us; the apps of others keep it alive.
         if not joined and not serve.status().applications:
             serve.shutdown()
 

@@ -13,7 +13,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from pilotlight_platform.gateway import bounded_protocol
 from pilotlight_platform.gateway.disconnects import Disconnects
 from pilotlight_platform.gateway.http_server import HttpServer
 
@@ -136,3 +138,69 @@ def test_server_leaves_signals_alone() -> None:
         assert signal.getsignal(signal.SIGTERM) is before
 
     run(test)
+
+
+async def closed_by_the_server(url: str, *parts: bytes) -> bool:
+    """Whether the server hangs up on who sends these, waiting a little after each."""
+    address = httpx.URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return await asyncio.wait_for(reader.read(), TIMEOUT_S) == b""
+    except ConnectionError:
+        return True
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /quick HTTP/1.1\r\nHost: x\r\nA: "])
+def test_server_hangs_up_on_headers_that_do_not_come(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(bounded_protocol, "_HEAD_TIMEOUT_S", 0.2)
+
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        assert await closed_by_the_server(str(http.base_url), sent)
+        await asyncio.sleep(0.3)  # a request that was answered is not counted as late
+        assert (await http.get("/quick")).status_code == 200
+
+    run(test)
+
+
+def test_server_hangs_up_on_headers_that_do_not_end() -> None:
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        endless = [b"GET /quick HTTP/1.1\r\nA: ", *[b"x" * 65536] * 200]
+        assert await closed_by_the_server(str(http.base_url), *endless)
+
+    run(test)
+
+
+def test_server_takes_a_body_that_comes_with_its_headers() -> None:
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        for _ in range(3):  # on one connection
+            body = "y" * 1_000_000
+            assert (await http.post("/quick", content=body)).text == body
+
+    run(test)
+
+
+def test_server_whose_app_does_not_start_is_not_alive() -> None:
+    async def main() -> None:
+        server = HttpServer(_Broken(), 1)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            server.start(listening)
+            async with asyncio.timeout(TIMEOUT_S):
+                while server.alive:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await server.stop()
+
+    asyncio.run(main())
+
+
+class _Broken:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no log directory"})

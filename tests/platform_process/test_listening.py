@@ -20,7 +20,7 @@ _BORROWER = """
 import sys
 from pathlib import Path
 from pilotlight_platform.listening import borrow
-listening = borrow(Path(sys.argv[1]))
+listening, owner = borrow(Path(sys.argv[1]))
 print("borrowed", flush=True)
 connection, _ = listening.accept()
 connection.sendall(b"answered")
@@ -38,6 +38,11 @@ def settings(tmp_path: Path) -> Settings:
 def directory(settings: Settings) -> Iterator[Path]:
     with listen(settings) as listening, lent(listening, settings.run_dir):
         yield settings.run_dir
+
+
+def close(*sockets: socket.socket) -> None:
+    for each in sockets:
+        each.close()
 
 
 def connect(settings: Settings) -> socket.socket:
@@ -69,16 +74,20 @@ def test_connection_outlives_a_killed_borrower(settings: Settings, directory: Pa
 
 
 def test_borrowed_socket_is_the_platforms(settings: Settings, directory: Path) -> None:
-    with borrow(directory) as borrowed:
+    borrowed, owner = borrow(directory)
+    with borrowed, owner:
         assert borrowed.getsockname() == (settings.host, settings.port)
+        assert not borrowed.get_inheritable()
 
 
 def test_socket_is_lent_in_a_directory_with_a_long_name(settings: Settings, tmp_path: Path) -> None:
     """A path of more than 107 bytes cannot be bound."""
     directory = tmp_path / ("n" * 120)
     directory.mkdir()
-    with listen(settings) as listening, lent(listening, directory), borrow(directory) as borrowed:
-        assert borrowed.getsockname() == (settings.host, settings.port)
+    with listen(settings) as listening, lent(listening, directory):
+        borrowed, owner = borrow(directory)
+        with borrowed, owner:
+            assert borrowed.getsockname() == (settings.host, settings.port)
 
 
 def test_socket_is_lent_where_a_killed_supervisor_left_its_own(settings: Settings) -> None:
@@ -88,7 +97,20 @@ def test_socket_is_lent_where_a_killed_supervisor_left_its_own(settings: Setting
     os.close(descriptor)
     left.close()
     with listen(settings) as listening, lent(listening, settings.run_dir):
-        borrow(settings.run_dir).close()
+        close(*borrow(settings.run_dir))
+
+
+def test_borrower_learns_that_the_owner_has_gone(settings: Settings) -> None:
+    with listen(settings) as listening, lent(listening, settings.run_dir):
+        borrowed, owner = borrow(settings.run_dir)
+        owner.setblocking(False)
+        close(*borrow(settings.run_dir))  # that another borrows, and goes, is no end
+        with pytest.raises(BlockingIOError):
+            owner.recv(1)
+
+    with borrowed, owner:
+        owner.settimeout(10)
+        assert owner.recv(1) == b""
 
 
 def test_lending_ends_without_a_trace(settings: Settings) -> None:
@@ -113,7 +135,7 @@ def test_borrower_that_hangs_up_does_not_stop_lending(directory: Path) -> None:
             rude.connect(f"/proc/self/fd/{descriptor}/listen.sock")
     os.close(descriptor)
 
-    borrow(directory).close()
+    close(*borrow(directory))
 
 
 def test_taken_port_is_refused(settings: Settings) -> None:

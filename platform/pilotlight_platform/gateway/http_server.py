@@ -11,6 +11,9 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from pilotlight_platform.errors import PlatformError
+from pilotlight_platform.gateway.bounded_protocol import BoundedProtocol
+
 _KEEP_ALIVE_S = 75
 
 
@@ -22,6 +25,7 @@ class HttpServer:
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         config = uvicorn.Config(
             app,
+            http=BoundedProtocol,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=grace_s,
             lifespan="on",
@@ -34,7 +38,13 @@ class HttpServer:
 
     def start(self, listening: socket.socket) -> None:
         """Begin to accept on *listening*, which is closed with the server."""
-        self._serving = asyncio.create_task(self._server.serve([listening]))
+        self._serving = asyncio.create_task(self._serve(listening))
+
+    async def _serve(self, listening: socket.socket) -> None:
+        try:
+            await self._server.serve([listening])
+        except SystemExit as error:  # uvicorn's answer to an app that does not start
+            raise PlatformError("the gateway's app did not start; its log says why") from error
 
     @property
     def alive(self) -> bool:
