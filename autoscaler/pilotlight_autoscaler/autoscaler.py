@@ -75,6 +75,10 @@ class Autoscaler:
     def remove_model(self, name: str) -> None:
         self._mirror.remove_model(name)
         self._watch.forget(name)
+        if any(each.model == name for each in self._unplaced):
+            # No worker is needed for it any more, and the next decision has to say so.
+            self._unplaced = tuple(each for each in self._unplaced if each.model != name)
+            self._mirror.pool_changed = True
 
     def update_worker(self, worker: WorkerSnapshot) -> None:
         self._mirror.update_worker(worker)
@@ -234,7 +238,7 @@ class Autoscaler:
             view = mirror.models.get(order.model)
             if view is not None:
                 view.learned.rule = order.reason.rule
-        for name in draft.removed:  # a step down says when the next may be
+        for name in {*draft.removed, *watch.draining}:  # a step down says when the next may be
             watch.expect(mirror.models[name])
         pool = self._pool.decide(mirror, draft.filled() if attach else 0, needed, now_s)
         # Orders hold until they are told of as carried out.

@@ -66,7 +66,7 @@ class Floor(BaseModel):
         return _search(self.cron, at, -1, self.duration_s)
 
     def _next_start_s(self, now_s: float) -> float | None:
-        at = datetime.fromtimestamp(now_s, ZoneInfo(self.timezone)) + timedelta(minutes=1)
+        at = datetime.fromtimestamp(now_s + 60.0, ZoneInfo(self.timezone))
         return _search(self.cron, at, 1, _SEARCH_DAYS * 86400.0)
 
 
@@ -125,6 +125,7 @@ def _search(cron: str, at: datetime, step: int, horizon_s: float) -> float | Non
     fields = parse_cron(cron)
     minutes, hours = sorted(fields[0], reverse=step < 0), sorted(fields[1], reverse=step < 0)
     at = at.replace(second=0, microsecond=0)
+    at_s = at.timestamp()  # of two that look alike on a clock, one may be past
     for days in range(int(horizon_s // 86400) + 2):
         day = at + timedelta(days=step * days)
         if not _matches_day(fields, day):
@@ -132,6 +133,7 @@ def _search(cron: str, at: datetime, step: int, horizon_s: float) -> float | Non
         for hour in hours:
             for minute in minutes:
                 start = day.replace(hour=hour, minute=minute, fold=0)
-                if (start >= at) if step > 0 else (start <= at):
-                    return start.timestamp()
+                start_s = start.timestamp()
+                if (start_s >= at_s) if step > 0 else (start_s <= at_s):
+                    return start_s
     return None

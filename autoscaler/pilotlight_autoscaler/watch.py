@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 
 from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
+
+_MOST_DUE = 64  # and four for each model
 
 
 class Watch:
@@ -66,6 +68,12 @@ class Watch:
         self.lacking.discard(view.name)
         self.expect(view)
 
+    def _clear_out(self) -> None:
+        """Drop the entries that no model stands by any more: far ones would stay for days."""
+        views = self._mirror.models.values()
+        self._due = [(view.due_s, view.name) for view in views if view.due_s < inf]
+        heapify(self._due)
+
     def due_s(self) -> float:
         """When the next model is due."""
         due, models = self._due, self._mirror.models
@@ -88,6 +96,8 @@ class Watch:
         due_s = view.due_s
         if due_s != old_due_s and due_s < inf:
             heappush(self._due, (due_s, name))
+            if len(self._due) > _MOST_DUE + 4 * len(self._mirror.models):
+                self._clear_out()
         lacks = view.want > view.ready + view.attaching
         goes = bool(view.leaves_at) and min(view.leaves_at.values()) <= now_s
         drains = bool(view.drains)

@@ -30,6 +30,15 @@ def test_floor_holds_from_its_start_for_its_duration() -> None:
     assert floor.next_change_s(at("2026-06-01 09:00")) == at("2026-06-01 18:00")
 
 
+def test_floor_starts_once_in_an_hour_that_comes_twice() -> None:
+    floor = Floor(cron="30 1 * * *", duration_s="10m", min_replicas=1, timezone="Europe/London")
+    # 2026-10-25: at 02:00 summer time it is 01:00 again.
+    second = datetime(2026, 10, 25, 1, 15, tzinfo=LONDON, fold=1).timestamp()
+
+    assert not floor.covers(second)
+    assert floor.next_change_s(second) == at("2026-10-26 01:30")
+
+
 @pytest.mark.parametrize(
     "cron", ["0 8 * *", "60 8 * * *", "0 8 * * funday", "a b c d e", "0 9-8 * * *"]
 )

@@ -37,6 +37,22 @@ class Away:
         return self.rows.get(name, [])
 
 
+def test_decision_log_tells_the_evicted_who_took_its_place() -> None:
+    async def work() -> list[DecisionRecord]:
+        store = Away()
+        store.is_away = False
+        log = DecisionLog(store.append, store.fetch)
+        queue = Reason("a", Rule.FROM_ZERO, "1 queued: wants 1, has 0", (("queued", 1.0),))
+        attach = Attach("a", "a-1", "w", ("b-1",), queue)
+        log.note(Decision(attach=(attach,)), 10.0, [(attach, "b")])
+        return await log.of("b", 0.0)
+
+    (record,) = asyncio.run(work())
+
+    assert (record.action, record.model, record.worker_id) == ("evict", "b", "w")
+    assert record.reason == "made room for a: 1 queued: wants 1, has 0"
+
+
 def test_decision_log_keeps_what_was_done_and_what_was_held_back() -> None:
     async def work() -> list[DecisionRecord]:
         store = Away()

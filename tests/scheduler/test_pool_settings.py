@@ -7,7 +7,9 @@ import pytest
 
 from pilotlight_autoscaler import PoolConfig
 from pilotlight_platform.errors import PoolUnchangeableError, StoreError
+from pilotlight_platform.scheduler import pool_settings
 from pilotlight_platform.scheduler.pool_settings import PoolSettings, saved_pool
+from pilotlight_platform.scheduler.tasks import Tasks
 from pilotlight_platform.settings import Settings
 
 STARTED = PoolConfig(min_workers=0, max_workers=4)
@@ -21,7 +23,7 @@ class Kept:
         self.changed: list[PoolConfig] = []
         values = Settings.model_validate({"pool": STARTED, **settings})
         self.pool = PoolSettings(
-            values, values.pool_config, "life", self.write, self.changed.append
+            values, values.pool_config, "life", self.write, Tasks(), self.changed.append
         )
 
     async def write(self, saved: bytes) -> None:
@@ -83,8 +85,66 @@ def test_pool_settings_that_the_store_does_not_take_change_nothing() -> None:
     async def fail(saved: bytes) -> None:
         raise StoreError("the store does not answer")
 
-    kept.pool = PoolSettings(Settings(pool=STARTED), STARTED, "life", fail, kept.changed.append)
+    settings = Settings(pool=STARTED)
+    kept.pool = PoolSettings(settings, STARTED, "life", fail, Tasks(), kept.changed.append)
     with pytest.raises(StoreError):
         kept.configure(max_workers=2)
 
     assert (kept.pool.config, kept.changed) == (STARTED, [])
+
+
+def test_pool_settings_written_without_an_answer_are_undone_in_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_settings, "_SETTLE_MIN_S", 0.01)
+    kept = Kept()
+    writes = 0
+
+    async def late(saved: bytes) -> None:
+        nonlocal writes
+        writes += 1
+        kept.saved = saved
+        if writes == 1:
+            raise StoreError("no answer in time")
+
+    async def run() -> None:
+        settings = Settings(pool=STARTED)
+        pool = PoolSettings(settings, STARTED, "life", late, Tasks(), kept.changed.append)
+        with pytest.raises(StoreError):
+            await pool.configure(PoolConfig(min_workers=0, max_workers=2))
+        assert saved_pool(kept.saved, "life") != STARTED
+        async with asyncio.timeout(10):
+            while saved_pool(kept.saved, "life") != STARTED:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    asyncio.run(run())
+
+    assert writes == 2
+
+
+def test_pool_settings_are_whole_when_who_set_them_goes_away() -> None:
+    kept = Kept()
+
+    async def run() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(saved: bytes) -> None:
+            begun.set()
+            await go_on.wait()
+            kept.saved = saved
+
+        settings = Settings(pool=STARTED)
+        pool = PoolSettings(settings, STARTED, "life", slow, Tasks(), kept.changed.append)
+        wanted = PoolConfig(min_workers=0, max_workers=2)
+        asking = asyncio.create_task(pool.configure(wanted))
+        await begun.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        go_on.set()
+        async with asyncio.timeout(10):
+            while pool.config != wanted:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    asyncio.run(run())
+
+    assert saved_pool(kept.saved, "life") == kept.changed[-1]

@@ -214,3 +214,22 @@ def test_scheduler_attaches_a_model_once_that_many_gateways_ask_for(start: Start
             return [name for w in bench.workers.all.values() for name in w.attached]
 
     assert asyncio.run(run()) == ["a"]
+
+
+def test_scheduler_explains_an_eviction_to_the_model_that_had_to_go(start: Start) -> None:
+    async def run() -> None:
+        big = {"nbytes": 600_000_000}
+        async with start(model_record("a", **big), model_record("b", **big)) as bench:
+            await bench.join("w0")
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            await bench.scheduler.place("g", "a", 0, 0)
+            await bench.place("b")
+            await bench.until(lambda: bench.holders("b") == ["w0"])
+            told = (await bench.scheduler.explain("a", 0.0)).decisions
+
+        assert next(each.reason for each in told if each.action == "evict").startswith(
+            "made room for b: "
+        )
+
+    asyncio.run(run())

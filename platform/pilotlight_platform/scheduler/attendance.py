@@ -88,7 +88,7 @@ class Attendance:
             self._preparing.all_in(worker)
         worker.observe(report)
         self._told.cold_starts(worker)
-        for replica in report.replicas:
+        for replica in worker.report.replicas:  # an older report than that was not taken
             if replica.ongoing:
                 self._told.arrived(replica.model, now(), 1, warm=True)
             elif replica.idle_since_s is not None and self._cluster.at_rest(replica.model):

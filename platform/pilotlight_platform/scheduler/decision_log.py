@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from pilotlight_autoscaler import Decision, Reason, Rule
+from pilotlight_autoscaler import Attach, Decision, Reason, Rule
 from pilotlight_platform.errors import StoreError
 from pilotlight_platform.schemas.decision import Action, DecisionRecord
 
@@ -36,12 +36,21 @@ class DecisionLog:
         self._writing: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
-    def note(self, decision: Decision, at_s: float) -> None:
-        """Take down what *decision* does, and what it holds back."""
+    def note(
+        self, decision: Decision, at_s: float, evicted: Sequence[tuple[Attach, str]] = ()
+    ) -> None:
+        """Take down what *decision* does, and what it holds back.
+
+        *evicted*: the models that lose a replica to an attach, which say so in their own list.
+        """
         records = [
             *(
                 _record(at_s, "prewarm" if each.prewarm else "attach", each.reason, each.worker_id)
                 for each in decision.attach
+            ),
+            *(
+                _record(at_s, "evict", _made_room(each, model), each.worker_id)
+                for each, model in evicted
             ),
             *(_record(at_s, "detach", each.reason, each.worker_id) for each in decision.detach),
             *(_record(at_s, "drain", each.reason, each.worker_id) for each in decision.drain),
@@ -101,6 +110,11 @@ class DecisionLog:
 def hold_record(reason: Reason, at_s: float) -> DecisionRecord:
     """Why a model is as it is at this moment."""
     return _record(at_s, "hold", reason)
+
+
+def _made_room(attach: Attach, model: str) -> Reason:
+    text = f"made room for {attach.model}: {attach.reason.text}"
+    return Reason(model, attach.reason.rule, text, attach.reason.inputs)
 
 
 def _record(

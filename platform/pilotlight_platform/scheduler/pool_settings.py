@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -9,10 +10,14 @@ from collections.abc import Awaitable, Callable
 from pydantic import BaseModel, ValidationError
 
 from pilotlight_autoscaler import PoolConfig
-from pilotlight_platform.errors import PoolUnchangeableError
+from pilotlight_platform.errors import PoolUnchangeableError, StoreError
+from pilotlight_platform.scheduler.tasks import Tasks
 from pilotlight_platform.settings import Settings
 
 logger = logging.getLogger("pilotlight.scheduler")
+
+_SETTLE_MIN_S = 0.5
+_SETTLE_MAX_S = 30.0
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -46,6 +51,7 @@ class PoolSettings:
         config: PoolConfig,
         life: str,
         write: Write,
+        tasks: Tasks,
         changed: Callable[[PoolConfig], None],
     ) -> None:
         self.config = config
@@ -53,15 +59,45 @@ class PoolSettings:
         self.most_workers = settings.most_workers
         self._life = life
         self._write = write
+        self._tasks = tasks
         self._changed = changed
+        self._changing = asyncio.Lock()
+        self._settling = False  # the store may hold other bounds than these
 
     async def configure(self, config: PoolConfig) -> None:
         """Raises PoolUnchangeableError, StoreError; nothing has changed then."""
         self._check(config)
+        await self._tasks.unbroken(self._configure(config))
+
+    async def _configure(self, config: PoolConfig) -> None:
+        async with self._changing:
+            try:
+                await self._save(config)
+            except StoreError:
+                if not self._settling:
+                    self._settling = True
+                    self._tasks.spawn(self._settle())
+                raise
+            self.config = config
+            self._changed(config)
+
+    async def _save(self, config: PoolConfig) -> None:
         saved = {"life": self._life, "pool": config.model_dump(mode="json")}
         await self._write(json.dumps(saved).encode())
-        self.config = config
-        self._changed(config)
+
+    async def _settle(self) -> None:
+        """A write without an answer may still be carried out: save what holds until it is taken."""
+        delay_s = _SETTLE_MIN_S
+        while self._settling:
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _SETTLE_MAX_S)
+            async with self._changing:
+                try:
+                    await self._save(self.config)
+                except StoreError as error:
+                    logger.warning("pool_unsettled reason=%s", error)
+                else:
+                    self._settling = False
 
     def _check(self, config: PoolConfig) -> None:
         if self.fixed:

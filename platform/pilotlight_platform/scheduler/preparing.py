@@ -57,6 +57,8 @@ class Preparing:
 
     async def _all_in(self, worker: WorkerState) -> None:
         for revision_id, path in self._cluster.live_revisions().items():
+            if not self._cluster.is_live(revision_id):  # deleted meanwhile
+                continue
             try:
                 await self._prepare(worker, revision_id, path)
             except WorkerLostError:

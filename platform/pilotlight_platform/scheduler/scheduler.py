@@ -73,7 +73,7 @@ class Scheduler:
         self._cold_starts = ColdStartBook(told.autoscaler)
         self._home = settings.home
         self._models = LiveModels(cluster, store, preparing, tasks, self._foretell, self._show)
-        self._pool = PoolSettings(settings, pool, life, store.put_pool, self._pool_changed)
+        self._pool = PoolSettings(settings, pool, life, store.put_pool, tasks, self._pool_changed)
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
 

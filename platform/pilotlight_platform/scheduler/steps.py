@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from pilotlight_autoscaler import Attach, Decision
 from pilotlight_platform.scheduler.cluster import Cluster, now
 from pilotlight_platform.scheduler.decision_log import DecisionLog
 from pilotlight_platform.scheduler.memory import Memory
@@ -55,15 +56,30 @@ class Steps:
         if decision.pool is not None:
             self._pool_keeping.decided(decision.pool)
         self._cluster.unplaced = {unplaced.model: unplaced for unplaced in decision.unplaced}
-        self._orders.give(decision)
-        self._log.note(decision, now())
-        if self._told.lessons != self._lessons:
+        self._log.note(decision, now(), self._evicted(decision))
+        again_s = None
+        try:
+            self._orders.give(decision)
+        except Exception:  # the table below must not go on naming workers that have gone
+            logger.exception("orders_failed")
+            again_s = now() + _FAILED_STEP_S
+        if self._told.lessons != self._lessons or decision.pool is not None:
             self._lessons = self._told.lessons
             self._memory.changed()
-        wakes = (decision.wake_at_s, self._cluster.demand_expires_s())
+        wakes = (decision.wake_at_s, self._cluster.demand_expires_s(), again_s)
         self._look_again(min((at_s for at_s in wakes if at_s is not None), default=None))
         # A replica that goes must not get requests any more: who is sent there comes back.
         self._table.update(at_once=routes_changed or bool(decision.detach or decision.drain))
+
+    def _evicted(self, decision: Decision) -> list[tuple[Attach, str]]:
+        """Who makes room for each attach, by model."""
+        return [
+            (attach, replica.model)
+            for attach in decision.attach
+            if attach.evict
+            for replica in self._cluster.workers[attach.worker_id].replicas()
+            if replica.revision_id in attach.evict
+        ]
 
     def _look_again(self, wake_at_s: float | None) -> None:
         if self._wake is not None:

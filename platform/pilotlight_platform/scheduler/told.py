@@ -132,6 +132,7 @@ class Told:
             if known is not None:
                 del self._models[name]
                 self._idle.discard(name)
+                self.lessons += 1  # what was learned of it is to be forgotten in the store, too
                 self.autoscaler.remove_model(name)
             return
         if model == known:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_autoscaler.planning.keep_for import KeepFor
 
-Action = Literal["attach", "prewarm", "detach", "drain", "hold", "unplaced"]
+Action = Literal["attach", "prewarm", "evict", "detach", "drain", "hold", "unplaced"]
 
 
 class DecisionRecord(BaseModel):
