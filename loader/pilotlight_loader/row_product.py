@@ -7,6 +7,7 @@ so cannot be packed: 2.2 to 3.1 ms by oneDNN and 1.3 by torch, which is what its
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import linear
 
 # Private, and the same as torch.backends.mkldnn.flags, which sets five more and warns.
 _set_onednn: Any = getattr(torch._C, "_set_mkldnn_enabled", None)
+_switching = threading.Lock()
 _MEASURED = "AVX512"  # elsewhere torch's kernels may be the slower ones
 
 
@@ -42,10 +44,11 @@ def row_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None)
 
     Another thread's product in the meantime would be slower, and right: the switch is global.
     """
-    before = torch._C._get_mkldnn_enabled()
-    _set_onednn(False)
-    try:
-        product = linear(x.reshape(1, -1), weight, bias)
-    finally:
-        _set_onednn(before)
+    with _switching:  # else two threads could leave it off, each restoring what it found
+        before = torch._C._get_mkldnn_enabled()
+        _set_onednn(False)
+        try:
+            product = linear(x.reshape(1, -1), weight, bias)
+        finally:
+            _set_onednn(before)
     return product.view(*x.shape[:-1], weight.shape[0])

@@ -37,6 +37,14 @@ def test_bake_publishes_a_verified_revision(sample: Path, tmp_path: Path) -> Non
     assert (Path(revision.path) / "model.safetensors").stat().st_size == revision.nbytes
 
 
+def test_bake_publishes_files_that_nobody_may_write(sample: Path, tmp_path: Path) -> None:
+    revision, _, _ = bake(sample, tmp_path)
+
+    files = list(Path(revision.path).iterdir())
+    assert files
+    assert [path.name for path in files if path.stat().st_mode & 0o222] == []
+
+
 def test_bake_same_source_again_is_reused(sample: Path, tmp_path: Path) -> None:
     first, _, _ = bake(sample, tmp_path)
     second, reused, phases = bake(sample, tmp_path)

@@ -11,6 +11,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from pilotlight_platform.engine import side_files
 from pilotlight_platform.engine import source as source_module
+from pilotlight_platform.engine import verify as verify_module
 from pilotlight_platform.engine.checked_source import check_source
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.engine.source import bake_source
@@ -219,6 +220,28 @@ def test_checkpoint_that_answers_differently_is_refused(bake, monkeypatch):
 
     with pytest.raises(VerificationError, match="logits differ"):
         bake()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_equal_choices_are_the_same_answer_only_in_few_bits(bake, source, monkeypatch, dtype):
+    """A worker sums up in another order; of two tokens that are as good it may take the other."""
+    tensors = load_file(source / "model.safetensors")
+    half = tensors["lm_head.weight"].shape[0] // 2
+    tensors["lm_head.weight"][half:] = tensors["lm_head.weight"][:half]
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+    def take_the_twin(replica, prompt):
+        answer = real(replica, prompt)
+        return [*answer[:-1], (answer[-1] + half) % (2 * half)]
+
+    real = verify_module._engine_answer
+    monkeypatch.setattr(verify_module, "_engine_answer", take_the_twin)
+
+    if dtype == "bfloat16":
+        bake(dtype=dtype)
+    else:
+        with pytest.raises(VerificationError, match="where the source answers"):
+            bake(dtype=dtype)
 
 
 def test_weights_that_are_no_numbers_are_refused(bake, source):

@@ -67,7 +67,8 @@ def _surroundings() -> object:
     """What else boto3 asks when it makes a client: settings and files; 0.1 ms."""
     names = {"HOME", "BOTO_CONFIG", *(name for name in os.environ if name.startswith("AWS_"))}
     settings = frozenset((name, os.environ.get(name)) for name in names)
-    files = [Path(os.environ.get(name, default)).expanduser() for name, default in _FILES]
+    # Not Path.expanduser, which raises where there is no home at all.
+    files = [Path(os.path.expanduser(os.environ.get(name, default))) for name, default in _FILES]
     return settings, tuple(map(_state, files))
 
 

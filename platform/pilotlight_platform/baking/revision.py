@@ -67,6 +67,8 @@ def _bake(spec: ModelSpec, source: Path, checkpoints_dir: Path, report: Report) 
             )
             _write_synced(part / _MANIFEST, json.dumps(_manifest(baked, digest)))
             shutil.rmtree(published, ignore_errors=True)  # a directory without its manifest
+            for file in part.iterdir():
+                file.chmod(0o444)  # workers map them: a file that is cut would end its readers
             part.replace(published)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)

@@ -19,6 +19,7 @@ from pilotlight_platform.schemas.model import BakePhase
 
 Report = Callable[[BakePhase, str, int, int], None]  # phase, message, bytes done, bytes in all
 
+_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _REMOTE_CODE_FILES = ("config.json", "tokenizer_config.json")
 
 
@@ -77,6 +78,7 @@ def read_config(source: Path, checkpoint: Checkpoint) -> Any:
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     raw = _read_json(path)
+    _refuse_absurd_depth(path, raw, checkpoint)
     model_type = raw.get("model_type")
     if model_type not in CONFIG_MAPPING:
         raise SourceError(f"{path}: model_type {model_type!r} is not known to transformers")
@@ -86,18 +88,22 @@ def read_config(source: Path, checkpoint: Checkpoint) -> Any:
         raise SourceError(f"{path}: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise SourceError(f"{path}: {model_type!r} is no causal language model")
-    _refuse_absurd_depth(source, config, checkpoint)
     return config
 
 
-def _refuse_absurd_depth(source: Path, config: Any, checkpoint: Checkpoint) -> None:
-    """A layer has a weight at least; building the modules of a million layers takes hours."""
-    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    if isinstance(layers, int) and layers > len(checkpoint.tensors):
-        raise SourceError(
-            f"{source / 'config.json'}: {layers} layers, but the checkpoint has "
-            f"{len(checkpoint.tensors)} tensors in all"
-        )
+def _refuse_absurd_depth(path: Path, raw: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """A layer has a weight at least. Before transformers reads it: some configs make a list of as
+    many entries, and the modules of a million layers take hours.
+    """
+    text = raw.get("text_config")
+    for values in (raw, text if isinstance(text, dict) else {}):
+        for key in _DEPTHS:
+            layers = values.get(key)
+            if isinstance(layers, int) and layers > len(checkpoint.tensors):
+                raise SourceError(
+                    f"{path}: {layers} layers, but the checkpoint has "
+                    f"{len(checkpoint.tensors)} tensors in all"
+                )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -31,12 +31,13 @@ def in_scratch(
             data = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
             _write(file.fileno(), data, end, directory)
             end += -(-len(data) // PAGESIZE) * PAGESIZE
-        if not end:
-            return
-        file.truncate(end)
-        mapped = mmap(file.fileno(), end, access=ACCESS_COPY)
+        file.truncate(max(end, 1))  # nothing cannot be mapped
+        mapped = mmap(file.fileno(), max(end, 1), access=ACCESS_COPY)
     for name, start, dtype, shape in places:
         nbytes = shape.numel() * dtype.itemsize
+        if not nbytes:
+            yield name, torch.empty(shape, dtype=dtype)
+            continue
         flat = torch.frombuffer(mapped, dtype=torch.uint8, count=nbytes, offset=start)
         yield name, flat.view(dtype).view(shape)
 
