@@ -3,10 +3,12 @@
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from support.running_platform import RunningPlatform
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from pilotlight_deploy.sample import write_sample
 from pilotlight_platform.settings import Settings
@@ -20,12 +22,20 @@ def free_port() -> int:
     return port
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `pytest -n`, all that runs Ray goes to one process: there is one platform a run."""
-    for item in items:
-        if item.get_closest_marker("system") or "platform" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+class _RayTogether(LoadScopeScheduling):
+    """Under `pytest -n`, all of tests/system/ goes to one process: there is one platform a run.
+
+    By path: the groups of `--dist loadgroup` are lost on pytest 9.2, whose node ids pytest-xdist
+    3.8 no longer reaches.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith("tests/system/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _RayTogether(config, log)
 
 
 @pytest.fixture(scope="session")
