@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args(arguments)
+    if not hasattr(torch.optim, "Muon"):
+        parser.error(f"Muon came with torch 2.9, this is {torch.__version__}: install a later one")
     torch.set_num_threads(asked.threads)
     asked.directory.mkdir(parents=True, exist_ok=True)
 

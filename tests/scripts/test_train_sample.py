@@ -20,6 +20,8 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[2]
 PATHS = [f"module_{number}.py" for number in range(48)]  # some are held out
 
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch below 2.9")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def scripts():
@@ -78,6 +80,7 @@ def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@needs_muon
 def test_run_learns(runs, small):
     run = runs.Run(small, IDS)
 
@@ -86,6 +89,7 @@ def test_run_learns(runs, small):
     assert losses[-1] < losses[0] - 0.5
 
 
+@needs_muon
 def test_run_resumed_equals_one_that_was_not_interrupted(runs, small, tmp_path):
     whole, first, second = (runs.Run(small, IDS) for _ in range(3))
     for _ in range(small.steps):
@@ -101,6 +105,7 @@ def test_run_resumed_equals_one_that_was_not_interrupted(runs, small, tmp_path):
     assert same(weights(second), weights(whole))
 
 
+@needs_muon
 def test_run_may_be_shortened_before_it_decays(runs, small, tmp_path):
     short = replace(small, steps=16)
     whole, first, second = (runs.Run(recipe, IDS) for recipe in (short, small, short))
@@ -117,6 +122,7 @@ def test_run_may_be_shortened_before_it_decays(runs, small, tmp_path):
     assert same(weights(second), weights(whole))
 
 
+@needs_muon
 def test_run_does_not_resume_another(runs, small, tmp_path):
     runs.Run(small, IDS).save(tmp_path / "run.pt")
 
@@ -126,6 +132,7 @@ def test_run_does_not_resume_another(runs, small, tmp_path):
         runs.Run(small, IDS + 1).resume(tmp_path / "run.pt")
 
 
+@needs_muon
 def test_run_that_cannot_be_saved_leaves_the_one_before(runs, small, tmp_path, monkeypatch):
     run = runs.Run(small, IDS)
     run.save(tmp_path / "run.pt")
@@ -158,6 +165,7 @@ train(run, Path(sys.argv[1]), save_every_s=0.0)
 """
 
 
+@needs_muon
 def test_run_survives_kill_9(script, runs, small, tmp_path):
     saved = tmp_path / "run.pt"
     path = os.pathsep.join(map(str, (ROOT / "scripts", ROOT / "deploy")))
@@ -216,6 +224,7 @@ def test_tokenizer_gives_back_what_it_took(library, text):
     assert tokenizer.to_str() == module.train_tokenizer(files, 300).to_str()
 
 
+@needs_muon
 def test_script_makes_a_checkpoint_with_its_card(script, small, library, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "Recipe", lambda: small)
     given = ["--directory", str(tmp_path), "--library", str(library), "--steps", "12"]
@@ -237,3 +246,13 @@ def test_script_makes_a_checkpoint_with_its_card(script, small, library, tmp_pat
     assert sample_corpus.corpus_digest(learned) in card
     assert "--steps 12" in card
     assert "$" not in card
+
+
+def test_script_says_which_torch_it_needs(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+
+    with pytest.raises(SystemExit):
+        script.main(["--directory", str(tmp_path / "run")])
+
+    assert "Muon came with torch 2.9" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
