@@ -33,6 +33,11 @@ class _RayTogether(LoadScopeScheduling):
         return "ray" if nodeid.startswith("tests/system/") else nodeid
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a platform of their own come last: one Ray a machine, and starts take time."""
+    items.sort(key=lambda item: item.get_closest_marker("own_platform") is not None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _RayTogether(config, log)

@@ -21,23 +21,22 @@ from pilotlight_platform.settings import Settings
 from pilotlight_platform.store.embedded import EmbeddedRedis
 from pilotlight_platform.supervisor import start_detached, stop_platform
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.own_platform]
 
 KEY = "a key"
 MODELS = ("p", "q", "r")
 _NODE = {"object_store_memory": 80 << 20, "include_dashboard": False}
-_LONG: dict[str, Any] = {"prompt": "def", "max_tokens": 1800, "ignore_eos": True, "stream": True}
+_LONG: dict[str, Any] = {"prompt": "def", "max_tokens": 900, "ignore_eos": True, "stream": True}
 
 
 @pytest.fixture(scope="module")
 def joined(
     platform: RunningPlatform, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningPlatform]:
-    """Three workers of one slot on two nodes; the shared platform makes room for it."""
+    """Three workers of one slot on two nodes; the shared platform makes room for it for good."""
     stop_platform(platform.settings.home)
     home = tmp_path_factory.mktemp("joined")
     with ExitStack() as stack:
-        stack.callback(start_detached, platform.settings, lambda message: None)
         redis = stack.enter_context(EmbeddedRedis(home / "redis"))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **_NODE})
         stack.callback(cluster.shutdown)

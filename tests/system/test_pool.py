@@ -14,14 +14,14 @@ from pilotlight_autoscaler import PoolConfig
 from pilotlight_platform.settings import Settings
 from pilotlight_platform.supervisor import start_detached, stop_platform
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.own_platform]
 
 
 @pytest.fixture(scope="module")
 def elastic(
     platform: RunningPlatform, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningPlatform]:
-    """None to two workers; the shared platform makes room for it, and comes back after it."""
+    """None to two workers; the shared platform makes room for it for good."""
     stop_platform(platform.settings.home)
     settings = Settings(
         home=tmp_path_factory.mktemp("elastic"),
@@ -36,7 +36,6 @@ def elastic(
             yield RunningPlatform(address.url, settings, http)
     finally:
         stop_platform(settings.home)
-        start_detached(platform.settings, lambda message: None)
 
 
 def test_pool_goes_from_zero_to_two_and_back_and_loses_no_request(
