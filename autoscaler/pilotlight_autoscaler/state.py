@@ -40,6 +40,7 @@ class ColdStartsState(_State):
     samples: dict[Tier, Annotated[list[_Amount], Field(max_length=SAMPLES)]] = {}
     latest: Tier | None = None
     means: dict[Tier, tuple[_Weight, _Amount]] = {}  # weight of all, mean
+    nbytes: _Count = 0  # of the weights; 0: not known
 
 
 _Spans = Annotated[
