@@ -13,8 +13,6 @@ from pilotlight_platform.errors import StoreError
 from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.told import Told
-from pilotlight_platform.scheduler.worker_state import WorkerState
-from pilotlight_platform.schemas.cluster import ReplicaReport, WorkerInfo, WorkerReport
 from pilotlight_platform.store.embedded import EmbeddedRedis
 from pilotlight_platform.store.redis_store import RedisStore, read_learned
 
@@ -24,7 +22,7 @@ def taught() -> Told:
     told = Told(Autoscaler())
     told.tell(Cluster({"a": model_record("a", nbytes=100)}), 1000.0)
     told.arrived("a", 1000.0, 1)
-    told.cold_started("a", Tier.HOST, 0.25)
+    told.cold_started("a", "a-1", Tier.HOST, 0.25)
     told.rested("a", 1010.0)
     told.arrived("a", 1100.0, 1)
     return told
@@ -102,7 +100,7 @@ def test_memory_saves_many_changes_once_and_the_newest() -> None:
 
         memory = Memory(told.autoscaler.state, write, after_s=0.05)
         for n in range(20):
-            told.cold_started("a", Tier.DISK, float(n))
+            told.cold_started("a", "a-1", Tier.DISK, float(n))
             memory.changed()
         async with asyncio.timeout(5):
             await done.wait()
@@ -135,40 +133,3 @@ def test_memory_that_was_not_taken_is_written_again() -> None:
     asyncio.run(change())
 
     assert len(written) == 1
-
-
-def started(**change: object) -> WorkerState:
-    worker = WorkerState(WorkerInfo("w", "node", 1, 1, 1000, 4), lambda worker_id: None)
-    worker.ordered("a-1", 10.0)
-    values = {"since_s": 10.1, "ongoing": 0, "idle_since_s": None, **change}
-    report = ReplicaReport("a", "a-1", 100, "ready", **values)  # type: ignore[arg-type]
-    worker.observe(WorkerReport(1, (report,)))
-    return worker
-
-
-def test_cold_start_from_memory_ends_when_it_is_ready() -> None:
-    measured = started(tier="host", staged_s=10.05).cold_started()
-
-    assert measured == [("a", Tier.HOST, pytest.approx(0.1))]
-
-
-def test_cold_start_from_the_disk_ends_with_its_last_page() -> None:
-    worker = started()
-    before = worker.cold_started()
-    late = ReplicaReport("a", "a-1", 100, "ready", 10.1, 1, None, "disk", 12.0)
-    worker.observe(WorkerReport(2, (late,)))
-
-    assert before == []
-    assert worker.cold_started() == [("a", Tier.DISK, pytest.approx(2.0))]
-    assert worker.cold_started() == []
-
-
-def test_cold_start_of_a_replica_that_has_gone_is_not_counted() -> None:
-    worker = started()
-    worker.observe(WorkerReport(2, ()))
-    gone = worker.cold_started()
-    later = ReplicaReport("a", "a-1", 100, "ready", 20.1, 0, None, "host", 20.1)
-    worker.observe(WorkerReport(3, (later,)))
-
-    assert gone == []
-    assert worker.cold_started() == []

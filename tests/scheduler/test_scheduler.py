@@ -233,3 +233,25 @@ def test_scheduler_explains_an_eviction_to_the_model_that_had_to_go(start: Start
         )
 
     asyncio.run(run())
+
+
+def test_scheduler_learns_from_reports_how_long_requests_take(start: Start) -> None:
+    async def run() -> float:
+        async with start(model_record("a", idle_timeout_s=60)) as bench:
+            await bench.join("w0")
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            bench.workers.all["w0"].serve("a-1", 1, 0.5, 1.5)
+            view = bench.scheduler._told.autoscaler.view("a")
+            await bench.until(lambda: view.service_s > 0)
+            return view.service_s
+
+    assert asyncio.run(run()) == 1.0
+
+
+def test_scheduler_foretells_the_first_cold_start_of_what_goes_live(start: Start) -> None:
+    async def run() -> float:
+        async with start(model_record("a", nbytes=8 * 10**9)) as bench:
+            return (await bench.scheduler.scaling("a")).cold_start_s
+
+    assert 1.5 < asyncio.run(run()) < 60.0  # 8 GB from a disk, not the second of an unknown model

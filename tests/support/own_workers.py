@@ -31,11 +31,16 @@ class OwnWorker:
         self.reports.set(report)
         return report
 
-    def serve(self, revision_id: str, ongoing: int) -> None:
-        """So many requests run in the replica from now on."""
-        idle_s = None if ongoing else time.time()
+    def serve(self, revision_id: str, ongoing: int, *took_s: float) -> None:
+        """So many requests run in the replica from now on, after some that took so long."""
         old = self.replicas[revision_id]
-        self.replicas[revision_id] = replace(old, ongoing=ongoing, idle_since_s=idle_s)
+        self.replicas[revision_id] = replace(
+            old,
+            ongoing=ongoing,
+            idle_since_s=None if ongoing else time.time(),
+            served=old.served + len(took_s),
+            served_s=old.served_s + sum(took_s),
+        )
         self.report()
 
     def attach(self, order: AttachOrder) -> WorkerReport:

@@ -87,7 +87,7 @@ class Attendance:
             worker = self._cluster.join(info)
             self._preparing.all_in(worker)
         worker.observe(report)
-        self._told.cold_starts(worker)
+        self._told.measured(worker)
         for replica in worker.report.replicas:  # an older report than that was not taken
             if replica.ongoing:
                 self._told.arrived(replica.model, now(), 1, warm=True)

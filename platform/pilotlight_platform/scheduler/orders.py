@@ -92,7 +92,7 @@ class Orders:
             worker.observe(report)
         finally:
             worker.ordered(order.revision_id, began_s if started else None)
-            self._told.cold_starts(worker)
+            self._told.measured(worker)
             self._step()
 
     def _order_detach(self, detach: Detach) -> None:

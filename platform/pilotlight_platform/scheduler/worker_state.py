@@ -24,6 +24,7 @@ class WorkerState:
         "_leaving",
         "_orders",
         "_replicas",
+        "_served",
         "_starting",
         "_touched",
         "info",
@@ -36,6 +37,8 @@ class WorkerState:
         self._touched = touched
         self._orders: dict[str, tuple[AttachOrder, float]] = {}  # by revision
         self._starting: dict[str, float] = {}  # by revision: not measured yet
+        # By revision: requests that were accounted for, and their seconds.
+        self._served: dict[str, tuple[int, float]] = {}
         self._leaving: set[str] = set()  # revisions with a detach under way
         self._draining: set[str] = set()  # to be detached when their streams have ended
         self._replicas: tuple[ReplicaReport, ...] | None = None  # None: to be worked out again
@@ -45,6 +48,8 @@ class WorkerState:
         """Take over *report* unless a later one is known: they travel in several ways."""
         if report.number <= self.report.number:
             return
+        if not self.report.number:  # an earlier scheduler has learned from these
+            self._served = {r.revision_id: (r.served, r.served_s) for r in report.replicas}
         changed = report.replicas != self.report.replicas
         self.report = report
         if changed:
@@ -95,9 +100,24 @@ class WorkerState:
         """Checkpoints that are ordered to be mapped here."""
         return [order.path for order, _ in self._orders.values()]
 
-    def cold_started(self) -> list[tuple[str, Tier, float]]:
-        """Starts whose weights are all there now: model, tier, seconds since the order."""
-        measured: list[tuple[str, Tier, float]] = []
+    def served(self) -> list[tuple[ReplicaReport, int, float]]:
+        """Replicas in which requests have ended since last time: how many, seconds each."""
+        ended: list[tuple[ReplicaReport, int, float]] = []
+        now: dict[str, tuple[int, float]] = {}
+        for each in self.report.replicas:
+            before, before_s = self._served.get(each.revision_id, (0, 0.0))
+            if each.served < before:  # it was attached anew
+                before, before_s = 0, 0.0
+            now[each.revision_id] = (each.served, each.served_s)
+            more = each.served - before
+            if more:
+                ended.append((each, more, max(0.0, each.served_s - before_s) / more))
+        self._served = now
+        return ended
+
+    def cold_started(self) -> list[tuple[ReplicaReport, Tier, float]]:
+        """Starts whose weights are all there now: replica, tier, seconds since the order."""
+        measured: list[tuple[ReplicaReport, Tier, float]] = []
         if not self._starting:
             return measured
         here = {r.revision_id: r for r in self.report.replicas}
@@ -108,7 +128,7 @@ class WorkerState:
             elif replica.tier is not None and replica.staged_s is not None:
                 del self._starting[revision_id]
                 took_s = max(0.0, max(replica.since_s, replica.staged_s) - began_s)
-                measured.append((replica.model, Tier(replica.tier), took_s))
+                measured.append((replica, Tier(replica.tier), took_s))
         return measured
 
     def drained(self) -> list[str]:

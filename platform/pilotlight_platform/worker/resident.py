@@ -25,6 +25,8 @@ class Resident:
     error: PlatformError | None = None
     lighting: asyncio.Task[None] | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    served: int = 0  # requests that have ended in it
+    served_s: float = 0.0  # what they took together
 
     @property
     def busy(self) -> bool:
@@ -35,7 +37,11 @@ class Resident:
         self.ongoing += 1
         self.idle_since_s = None
 
-    def ended(self) -> None:
+    def ended(self, began_s: float | None) -> None:
+        """*began_s*, monotonic: when it could begin; None if it never could."""
+        if began_s is not None:
+            self.served += 1
+            self.served_s += time.monotonic() - began_s
         self.ongoing -= 1
         if self.ongoing == 0:
             self.idle_since_s = time.time()
@@ -54,4 +60,6 @@ class Resident:
             self.idle_since_s,
             tier,
             staged_s,
+            self.served,
+            self.served_s,
         )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -137,17 +138,19 @@ class Worker:
         resident = await self._residents.find(request.revision_id, expected=expected)
         resident.began()
         self._reports.changed()
+        began_s: float | None = None
         try:
             await resident.done.wait()
             if resident.error is not None:
                 raise resident.error
+            began_s = time.monotonic()  # waiting for the weights is not what a request takes
             request = await self._encoded(resident, request)
             async for chunk in self._run(resident, request):
                 yield chunk
             if resident.replica is not None:
                 resident.replica.bring_to_host()
         finally:
-            resident.ended()
+            resident.ended(began_s)
             self._reports.changed()
 
     async def _encoded(self, resident: Resident, request: GenerationRequest) -> GenerationRequest:
