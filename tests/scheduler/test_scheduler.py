@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from support.records import model_record
 from pilotlight_autoscaler import PoolConfig
 from pilotlight_platform.errors import AttachError
 from pilotlight_platform.running import running_workers
+from pilotlight_platform.scheduler import orders
 from pilotlight_platform.scheduler import scheduler as module
 from pilotlight_platform.scheduler.scheduler import Scheduler
 from pilotlight_platform.schemas.cluster import WorkerInfo
@@ -255,3 +257,28 @@ def test_scheduler_foretells_the_first_cold_start_of_what_goes_live(start: Start
             return (await bench.scheduler.scaling("a")).cold_start_s
 
     assert 1.5 < asyncio.run(run()) < 60.0  # 8 GB from a disk, not the second of an unknown model
+
+
+def test_scheduler_decides_again_with_the_report_that_shows_why_an_order_was_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "_REFUSED_WAIT_S", 600.0)
+    big = {"nbytes": 600_000_000, "idle_timeout_s": 60}
+
+    async def run() -> None:
+        async with start(model_record("a", **big), model_record("b", **big)) as bench:
+            await bench.join("w0")
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            await bench.scheduler.place("g", "a", 0, 0)
+            worker = bench.workers.all["w0"]
+            idle = worker.replicas["a-1"]
+            worker.replicas["a-1"] = replace(idle, ongoing=1, idle_since_s=None)
+            await bench.place("b")  # ordered, and refused: the report is late
+            ordered = bool(bench.scheduler._cluster.held("b"))
+            worker.report()
+            await bench.until(lambda: not bench.scheduler._cluster.held("b"))
+            assert ordered
+            assert bench.holders("a") == ["w0"]
+
+    asyncio.run(run())

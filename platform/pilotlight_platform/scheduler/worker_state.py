@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from pilotlight_autoscaler import Phase, ReplicaSnapshot, Tier
@@ -22,6 +23,7 @@ class WorkerState:
         "_busy",
         "_draining",
         "_leaving",
+        "_observed",
         "_orders",
         "_replicas",
         "_served",
@@ -35,6 +37,7 @@ class WorkerState:
         self.info = info
         self.report = WorkerReport()
         self._touched = touched
+        self._observed = asyncio.Event()  # set and replaced at each report
         self._orders: dict[str, tuple[AttachOrder, float]] = {}  # by revision
         self._starting: dict[str, float] = {}  # by revision: not measured yet
         # By revision: requests that were accounted for, and their seconds.
@@ -52,8 +55,18 @@ class WorkerState:
             self._served = {r.revision_id: (r.served, r.served_s) for r in report.replicas}
         changed = report.replicas != self.report.replicas
         self.report = report
+        self._observed.set()
+        self._observed = asyncio.Event()
         if changed:
             self._touch()
+
+    async def shown_busy(self, revision_ids: Collection[str]) -> None:
+        """Returns if one of them is shown to be busy, else with the next report."""
+        if not any(
+            r.revision_id in revision_ids and (r.ongoing or r.phase == "attaching")
+            for r in self.report.replicas
+        ):
+            await self._observed.wait()
 
     def order(self, order: AttachOrder, at_s: float) -> None:
         """An attach order is on its way."""
