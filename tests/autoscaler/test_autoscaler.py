@@ -327,12 +327,19 @@ def test_pool_grows_for_a_queue_and_shrinks_to_zero_after_a_while() -> None:
     assert pool is not None
     assert (pool.workers, str(pool.reason)) == (
         2,
-        "0 in use + 1 lacking + 1 spare = 2, within 0 to 4",
+        "0 in use + 1 lacking + 1 spare = 2, within 0 to 4; would be fewer 30 s after fewer are "
+        "needed; would be 3 with 1 more in use or lacking",
     )
 
     cluster.autoscaler.update_starting((StartingWorker("w0", cluster.now_s),))
     cluster.load("a", 0)
     assert cluster.decide().pool is None
+    kept = cluster.autoscaler.explain_pool(cluster.now_s + 10)
+    assert kept.text == (
+        "0 in use + 0 lacking + 0 spare = 0, within 0 to 4; 2 were wanted in the last 30 s, would "
+        "go to 0 in 20.0 s; would be 3 with 2 more in use or lacking"
+    )
+    assert dict(kept.inputs) == {"used": 0, "lacking": 0, "spare": 0, "target": 2}
     cluster.now_s += 30
     pool = cluster.decide().pool
     assert pool is not None

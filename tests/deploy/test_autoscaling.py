@@ -178,3 +178,26 @@ def test_explain_refuses_a_since_that_is_no_duration():
 
     assert result.exit_code == 2
     assert "'yesterday' is not a duration" in result.stderr
+
+
+def test_explain_of_the_pool_prints_its_sizes(platform):
+    record = {"model": "", "rule": "pool", "reason": "1 in use + 1 spare; would be 3 with 1 more"}
+    explanation = Explanation(
+        model="",
+        now=DecisionRecord(at_s=2.0, action="hold", **record),
+        decisions=[DecisionRecord(at_s=1.0, action="resize", **record)],
+    )
+    platform.on("GET", "/api/pool/decisions", explanation.model_dump(mode="json"))
+    result = run("explain", "--pool", "--since", "10m", "--url", platform.url)
+
+    assert result.exit_code == 0, result.output
+    assert "resize" in result.stdout
+    assert "would be 3 with 1 more" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("chat", "--pool")])
+def test_explain_wants_a_model_or_the_pool(arguments):
+    result = run("explain", *arguments)
+
+    assert result.exit_code == 2
+    assert "name a model, or give --pool" in result.stderr

@@ -17,6 +17,7 @@ from pilotlight_platform.scheduler import orders
 from pilotlight_platform.scheduler import scheduler as module
 from pilotlight_platform.scheduler.scheduler import Scheduler
 from pilotlight_platform.schemas.cluster import WorkerInfo
+from pilotlight_platform.schemas.decision import Explanation
 from pilotlight_platform.schemas.model import ModelRecord
 from pilotlight_platform.settings import Settings
 from pilotlight_platform.store.embedded import EmbeddedRedis
@@ -282,3 +283,22 @@ def test_scheduler_decides_again_with_the_report_that_shows_why_an_order_was_ref
             assert bench.holders("a") == ["w0"]
 
     asyncio.run(run())
+
+
+def test_scheduler_explains_the_size_of_its_pool(start: Start) -> None:
+    async def run() -> Explanation:
+        async with start(model_record("a", idle_timeout_s=60)) as bench:
+            await bench.join("w0")
+            await bench.join("w1")
+            await bench.place("a")
+            await bench.place("a")
+            await bench.scheduler.configure_pool(PoolConfig(min_workers=0, max_workers=3))
+            await bench.until(lambda: bench.scheduler._keeper.want == 2)
+            return await bench.scheduler.explain_pool(0.0)
+
+    found = asyncio.run(run())
+
+    assert found.decisions[-1].action == "resize"
+    assert found.decisions[-1].inputs["target"] == 2
+    assert found.now.reason.startswith("1 in use + 0 lacking + 1 spare = 2, within 0 to 3")
+    assert "would be 3 with 1 more" in found.now.reason

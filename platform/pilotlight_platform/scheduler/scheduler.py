@@ -147,6 +147,12 @@ class Scheduler:
         decisions = await self._log.of(name, since_s)
         return Explanation(model=name, now=hold_record(reason, now()), decisions=decisions)
 
+    async def explain_pool(self, since_s: float) -> Explanation:
+        """How the worker pool stands, and what was decided on it. Raises StoreError."""
+        reason = self._told.autoscaler.explain_pool(self._told.clock(now()))
+        decisions = await self._log.of(reason.subject, since_s)
+        return Explanation(model="", now=hold_record(reason, now()), decisions=decisions)
+
     async def scaling(self, name: str) -> ScalingStatus:
         """What the settings of *name* come to now. Raises ModelNotFoundError."""
         self._cluster.model(name)
