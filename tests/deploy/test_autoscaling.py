@@ -92,6 +92,35 @@ def test_validate_names_the_place_and_the_remedy(file, text, problem):
     assert problem in result.stderr
 
 
+@pytest.mark.parametrize("command", ["validate", "show", "set"])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("version: 1\n", "is neither a model file (name:, source:, autoscaling:) nor a cluster"),
+        ("version: 1\npol: {}\n", "pol is no key of either; did you mean pool?"),
+        (MODEL + "pool: {}\n", "pool: is of a cluster file, autoscaling: of a model file"),
+        ("pool: {}\ndtype: auto\n", "pool: is of a cluster file, dtype: of a model file"),
+    ],
+)
+def test_autoscaling_refuses_a_file_that_is_of_neither_kind_or_of_both(
+    platform, file, command, text, problem
+):
+    arguments = () if command == "validate" else ("--url", platform.url)
+    result = run("autoscaling", command, file(text), *arguments)
+
+    assert result.exit_code == 3
+    assert problem in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert platform.seen == []
+
+
+def test_autoscaling_takes_a_file_without_a_name_for_the_model_file_that_it_is(file):
+    result = run("autoscaling", "validate", file("source: /source\n"))
+
+    assert result.exit_code == 3
+    assert "name: is missing" in result.stderr
+
+
 def test_show_without_a_platform_fills_the_defaults_in(file):
     url = f"http://127.0.0.1:{free_port()}"
     result = run("autoscaling", "show", file(MODEL), "--url", url)
