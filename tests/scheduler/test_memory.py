@@ -85,6 +85,7 @@ def test_memory_that_cannot_be_used_is_refused_by_name(
 
 def test_memory_without_a_saved_state_begins_anew() -> None:
     assert read_state(None, 0.0) is None
+    assert read_state(b"{}", 0.0) == PolicyState()
 
 
 def test_memory_saves_many_changes_once_and_the_newest() -> None:
@@ -133,3 +134,37 @@ def test_memory_that_was_not_taken_is_written_again() -> None:
     asyncio.run(change())
 
     assert len(written) == 1
+
+
+def test_memory_of_version_1_is_read_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    old = b'{"version": 1, "models": {"a": {"gaps": {"observed": 1, "counts": {"5": 1.0}}}}}'
+    with caplog.at_level(logging.WARNING, "pilotlight.scheduler"):
+        state = read_state(old, 1000.0)
+
+    assert state is not None
+    assert state.models["a"].gaps.counts == {9: 0.5, 10: 0.5}
+    assert "learned_upgraded version=1" in caplog.text
+
+
+def test_memory_of_another_machine_forgets_its_times(caplog: pytest.LogCaptureFixture) -> None:
+    written: list[bytes] = []
+
+    async def save() -> None:
+        async def write(saved: bytes) -> None:
+            written.append(saved)
+
+        memory = Memory(taught().autoscaler.state, write, machine="old, 2 cores")
+        memory.changed()
+        await memory.save()
+
+    asyncio.run(save())
+    same = read_state(written[0], 1200.0, "old, 2 cores")
+    with caplog.at_level(logging.WARNING, "pilotlight.scheduler"):
+        other = read_state(written[0], 1200.0, "new, 8 cores")
+
+    assert same is not None
+    assert other is not None
+    assert same.models["a"].cold_starts.samples == {Tier.HOST: [0.25]}
+    assert other.models["a"].cold_starts.samples == {}
+    assert other.models["a"].gaps.observed == 1
+    assert caplog.text.count("learned_partly") == 1
