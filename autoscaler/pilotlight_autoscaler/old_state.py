@@ -1,4 +1,4 @@
-"""What earlier versions have saved, as this one reads it; damage stays in, and is refused by name."""
+"""What earlier versions have saved, as this one reads it; damage stays in, to be refused."""
 
 from __future__ import annotations
 
