@@ -1,6 +1,7 @@
 """The whole scheduler on a real store, with workers of its own process: no Ray."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -302,3 +303,23 @@ def test_scheduler_explains_the_size_of_its_pool(start: Start) -> None:
     assert found.decisions[-1].inputs["target"] == 2
     assert found.now.reason.startswith("1 in use + 0 lacking + 1 spare = 2, within 0 to 3")
     assert "would be 3 with 1 more" in found.now.reason
+
+
+def test_scheduler_counts_those_who_join_a_cold_start_without_a_word(start: Start) -> None:
+    async def run() -> float:
+        async with start(model_record("a", nbytes=900_000_000)) as bench:
+            await bench.join("w0")
+            worker = bench.workers.all["w0"]
+            worker.stalled = True
+            bench.scheduler._told.rested("a", time.time() - 60.0)
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            burst = bench.scheduler._told.autoscaler.view("a").learned.burst
+            alone = burst.waiting
+            worker.serve("a-1", 1)  # the one that was placed
+            worker.serve("a-1", 3)
+            await bench.until(lambda: burst.waiting > 1.0)
+            assert alone == 1.0
+            return burst.waiting
+
+    assert 1.0 < asyncio.run(run()) <= 3.0

@@ -325,3 +325,19 @@ def test_told_gives_what_a_start_was_foretold_to_take_until_one_is_measured() ->
     told.cold_started("a", "a-1", Tier.DISK, 3.0)
 
     assert (foretold_s, told.autoscaler.view("a").cold_start_s) == (7.5, 3.0)
+
+
+def test_told_counts_nobody_twice_who_queued_and_then_waits_in_a_replica() -> None:
+    world = World()
+    world.deploy(0, 0)
+    world.step()
+    told = world.changes
+    told.rested("a", 900.0)
+    told.arrived("a", 1000.0, 2)
+    burst = told.autoscaler.view("a").learned.burst
+    told.joined("a", 1000.0, 2)
+    queued = burst.waiting
+    told.joined("a", 1000.0, 5)
+    told.joined("a", 1000.0, 5)
+
+    assert (queued, burst.waiting) == (2.0, 5.0)

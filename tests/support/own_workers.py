@@ -18,6 +18,7 @@ class OwnWorker:
     prepared: set[str] = field(default_factory=set)
     attached: list[str] = field(default_factory=list)  # every model that was, in order
     broken: bool = False
+    stalled: bool = False  # what attaches goes on attaching
     alive: bool = True
     _number: int = 0
 
@@ -84,7 +85,14 @@ class OwnWorkers:
 
     async def attach(self, worker_id: str, order: AttachOrder) -> WorkerReport:
         await asyncio.sleep(0)
-        return self._one(worker_id).attach(order)
+        worker = self._one(worker_id)
+        if worker.stalled:
+            worker.replicas[order.revision_id] = ReplicaReport(
+                order.model, order.revision_id, order.nbytes, "attaching", time.time(), 0, None
+            )
+            worker.report()
+            await asyncio.Event().wait()
+        return worker.attach(order)
 
     async def detach(self, worker_id: str, revision_id: str) -> WorkerReport:
         await asyncio.sleep(0)

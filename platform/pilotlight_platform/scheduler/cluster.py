@@ -189,6 +189,10 @@ class Cluster:
         taken = max(running, sum(replica.ongoing for replica in replicas))
         return len(replicas) * limit - taken >= queued
 
+    def waiting_inside(self, name: str) -> int:
+        """Requests that wait in a worker for the model's weights."""
+        return sum(each.ongoing for _, each in self.held(name) if each.phase == "attaching")
+
     def at_rest(self, name: str) -> bool:
         """Whether nothing of the model runs or waits."""
         model = self.models.get(name)

@@ -32,6 +32,7 @@ class Told:
         self._workers: dict[str, WorkerSnapshot] = {}
         self._models: dict[str, ModelSnapshot] = {}
         self._idle: set[str] = set()  # models whose next request ends an idle gap
+        self._asked: dict[str, int] = {}  # arrivals by model since its last idle gap
         self._latest_s = 0.0
         self.lessons = 0  # counts what was learned from
 
@@ -81,9 +82,21 @@ class Told:
     def arrived(self, name: str, now_s: float, requests: int, *, warm: bool = False) -> None:
         """Requests have come. A *warm* one counts only as the end of a gap."""
         if name in self._models and (not warm or name in self._idle):
+            before = 0 if name in self._idle else self._asked.get(name, 0)
+            self._asked[name] = before + requests
             self._idle.discard(name)
             self.lessons += 1
             self.autoscaler.arrived(name, self.clock(now_s), requests)
+
+    def joined(self, name: str, now_s: float, requests: int) -> None:
+        """So many *requests* wait in replicas that attach: those that queued, and others.
+
+        A gateway sends who comes meanwhile to the same replica without a word; they are what the
+        burst factor counts.
+        """
+        more = requests - self._asked.get(name, 0)
+        if more > 0:
+            self.arrived(name, now_s, more)
 
     def rested(self, name: str, since_s: float) -> None:
         """Nothing of the model runs or waits any more."""
@@ -153,6 +166,7 @@ class Told:
             if known is not None:
                 del self._models[name]
                 self._idle.discard(name)
+                self._asked.pop(name, None)
                 self.lessons += 1  # what was learned of it is to be forgotten in the store, too
                 self.autoscaler.remove_model(name)
             return
