@@ -387,3 +387,23 @@ def test_state_of_version_1_is_read_with_its_gaps_in_bins_half_as_wide() -> None
     assert EDGES_S[min(halves)] == pytest.approx(old_edges_s[old_bin])
     assert EDGES_S[max(halves) + 1] == pytest.approx(old_edges_s[old_bin + 1])
     assert (read.gaps.counts[0], read.gaps.counts[BINS]) == (3.0, 1.0)
+
+
+def test_new_revision_with_other_bytes_does_not_go_by_the_old_ones_cold_starts() -> None:
+    old, new = a_model("a"), replace(a_model("a"), revision_id="a-2", nbytes=4 * GB)
+    autoscaler = Autoscaler()
+    autoscaler.update_model(old)
+    for _ in range(10):
+        autoscaler.cold_started("a", Tier.DISK, 2.0)
+    saved = autoscaler.state()
+    autoscaler.update_model(replace(old, revision_id="a-2"))
+    alike_s = autoscaler.view("a").cold_start_s
+    autoscaler.update_model(new)
+    restarted = Autoscaler()  # the new revision went live meanwhile
+    restarted.restore(saved)
+    restarted.update_model(new)
+    scaled_s = 2.0 * new.nbytes / old.nbytes
+
+    assert alike_s == 2.0
+    assert autoscaler.view("a").cold_start_s == restarted.view("a").cold_start_s == scaled_s
+    assert scaled_s != 2.0
