@@ -50,6 +50,7 @@ def status(**config):
         cold_start_s=0.25,
         cold_starts_s={"host": 0.25},
         burst=1.5,
+        service_s=0.75,
         break_even_s=11.5,
         keep_s=40.0,
         prewarm=[{"load_age_s": 3599.0, "drop_age_s": 3700.0}],
@@ -135,7 +136,7 @@ def test_show_has_what_the_platform_measured(platform, file):
     result = run("autoscaling", "show", file(MODEL), "--url", platform.url)
 
     assert result.exit_code == 0, result.output
-    for text in ("250 ms", "11.50 s", "40.00 s", "the platform has other settings"):
+    for text in ("250 ms", "750 ms", "11.50 s", "40.00 s", "the platform has other settings"):
         assert text in result.stdout
 
 

@@ -60,6 +60,7 @@ class ScalingStatus(BaseModel):
     cold_start_s: float  # L: measured, or what is assumed until then
     cold_starts_s: dict[str, float]  # median of the measured ones, by tier
     burst: float  # k
+    service_s: float = 0.0  # what a request takes in a replica; 0: none has ended yet
     break_even_s: float  # T* = L (1 + w k)
     keep_s: float  # how long the last idle replica stays
     prewarm: list[PrewarmWindow]
