@@ -176,6 +176,10 @@ class Autoscaler:
                 return Reason(name, Rule.UNPLACED, each.reason)
         return hold_reason(view, self._look, now_s)
 
+    def explain_pool(self, now_s: float) -> Reason:
+        """Why there are to be so many workers, and what would have been needed for others."""
+        return self._pool.explain(now_s)
+
     def view(self, name: str) -> ModelView:
         """The model as it is seen, to be read. Raises InputError if it was never told of."""
         return self._mirror.model(name)

@@ -14,7 +14,7 @@ _KEPT: float = 2 ** (-1 / HALF_LIFE_STARTS)
 class ColdStarts:
     """The newest measured cold starts of one model."""
 
-    __slots__ = ("_means", "_quantiles", "_samples", "added", "latest")
+    __slots__ = ("_means", "_quantiles", "_samples", "added", "latest", "nbytes")
 
     def __init__(self) -> None:
         self._samples: dict[Tier, deque[float]] = {}
@@ -22,6 +22,7 @@ class ColdStarts:
         self._means: dict[Tier, tuple[float, float]] = {}  # the weight of all, their mean
         self.added = 0  # in this process: says whether anything is new
         self.latest: Tier | None = None  # the next start is thought to come from there too
+        self.nbytes = 0  # of the weights that they are of; 0: not known
 
     def add(self, tier: Tier, seconds: float) -> None:
         samples = self._samples.setdefault(tier, deque(maxlen=SAMPLES))
@@ -32,6 +33,23 @@ class ColdStarts:
         self._measure(tier)
         self.latest = tier
         self.added += 1
+
+    def become(self, nbytes: int) -> None:
+        """The model has weights of so many bytes from now on.
+
+        What others took says how long these take at their rate: one start's worth of knowledge per
+        tier, which the first ones that are measured soon outvote.
+        """
+        if nbytes == self.nbytes:
+            return
+        known, self.nbytes = self.nbytes, nbytes
+        if not known or not nbytes:
+            return
+        for tier in self._samples:
+            guess_s = self._quantiles[tier][0] * nbytes / known
+            self._samples[tier] = deque([guess_s], maxlen=SAMPLES)
+            self._means[tier] = (1.0, guess_s)
+            self._measure(tier)
 
     def typical_s(self, tier: Tier | None = None) -> float | None:
         """Median from *tier*, or from the tier of the latest start; None if never measured."""
@@ -74,6 +92,7 @@ class ColdStarts:
         samples: dict[Tier, list[float]],
         latest: Tier | None,
         means: dict[Tier, tuple[float, float]],
+        nbytes: int = 0,
     ) -> ColdStarts:
         """A tier without a mean has that of its samples."""
         starts = cls()
@@ -84,5 +103,5 @@ class ColdStarts:
             starts._measure(tier)
             each = starts._samples[tier]
             starts._means[tier] = means.get(tier, (float(len(each)), sum(each) / len(each)))
-        starts.latest = latest
+        starts.latest, starts.nbytes = latest, nbytes
         return starts

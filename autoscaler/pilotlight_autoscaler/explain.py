@@ -16,6 +16,7 @@ def attach_reason(model: ModelView, has: int, victims: list[IdleReplica], now_s:
         text = _prewarm_text(model, now_s)
     else:
         text = f"{_load_text(model)}: wants {model.want}, has {has}{_bound_text(model, now_s)}"
+    text += _else_text(model, has)
     if victims:
         names = ", ".join(f"{idle.replica.model} ({idle.replica.revision_id})" for idle in victims)
         text += f"; evicts idle {names}"
@@ -49,7 +50,10 @@ def obsolete_reason(model: str, revision_id: str) -> Reason:
 
 def drain_reason(model: ModelView, now_s: float) -> Reason:
     peak = model.learned.peak.points[0][1]
-    text = f"{_load_text(model)}: has wanted {peak} for long, has {model.ready}, all of them busy"
+    text = (
+        f"{_load_text(model)}: has wanted {peak} for long, has {model.ready}, all of them busy; "
+        f"would keep it had {model.ready} been wanted"
+    )
     return Reason(model.name, Rule.SURPLUS, text, (*inputs_of(model), ("peak", float(peak))))
 
 
@@ -134,6 +138,17 @@ def _prewarm_text(model: ModelView, now_s: float) -> str:
         f"within {max(0.0, since_s + ends_s - now_s):.0f} s, which came true in "
         f"{learned.hit_rate:.0%} of the cases"
     )
+
+
+def _else_text(model: ModelView, has: int) -> str:
+    """With what load, or what luck, the replica would not have been started."""
+    if model.rule is Rule.PREWARM:
+        return f"; would not below {model.snapshot.config.prewarm.min_hit_rate:.0%}"
+    if model.rule is Rule.FROM_ZERO and not has:
+        return "; would stay at zero with none queued"
+    if model.rule is Rule.FLOOR or not has:
+        return ""
+    return f"; would start none at {model.target * has:g} or fewer"
 
 
 def _worth_text(model: ModelView) -> str:

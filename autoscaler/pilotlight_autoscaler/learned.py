@@ -96,6 +96,7 @@ class Learned:
                 samples=self.cold_starts.dump(),
                 latest=self.cold_starts.latest,
                 means=self.cold_starts.dump_means(),
+                nbytes=self.cold_starts.nbytes,
             ),
             first_tokens=FirstTokensState(
                 revision_id=self.first_tokens.revision_id, tiers=self.first_tokens.dump()
@@ -133,7 +134,7 @@ class Learned:
         )
         starts = state.cold_starts
         learned.cold_starts = ColdStarts.load(
-            dict(starts.samples), starts.latest, dict(starts.means)
+            dict(starts.samples), starts.latest, dict(starts.means), starts.nbytes
         )
         learned.first_tokens = FirstTokens.load(
             state.first_tokens.revision_id, dict(state.first_tokens.tiers)

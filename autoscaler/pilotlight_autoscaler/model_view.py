@@ -87,6 +87,7 @@ class ModelView:
     def measure(self) -> None:
         """Work out anew what follows from its cold starts and its settings."""
         starts, prior_s = self.learned.cold_starts, self.snapshot.cold_start_s
+        starts.become(self.snapshot.nbytes)
         typical_s, slow_s = starts.typical_s(), starts.slow_s()
         self.cold_start_s = prior_s if typical_s is None else typical_s  # L
         self.lead_s = lead_s(prior_s if slow_s is None else slow_s)  # a forecast loads so far ahead

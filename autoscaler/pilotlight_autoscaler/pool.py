@@ -21,6 +21,7 @@ class Pool:
         self.peak = SlidingMax()
         self.target: int | None = None
         self.due_s = inf
+        self._used = self._lacking = 0  # of the last decision
 
     def decide(self, mirror: Mirror, filled: int, needed: int, now_s: float) -> PoolTarget | None:
         """The target, if it is another than last time.
@@ -34,21 +35,44 @@ class Pool:
         wanted = used + needed + spare
         bounded = max(least, min(wanted, most))
         target = self.peak.observe(bounded, now_s, config.idle_timeout_s)
+        self._used, self._lacking = used, needed
         if not least <= target <= most:  # they may have been changed since the peak
             target = max(least, min(target, most))
         self.due_s = self.peak.falls_s(config.idle_timeout_s) or inf
         if target == self.target:
             return None
         self.target = target
+        return PoolTarget(target, tuple(sorted(mirror.vacancies)), self.explain(now_s))
+
+    def explain(self, now_s: float) -> Reason:
+        """Why the target is what it is, and what would have been needed for another one."""
+        if self.target is None:
+            return Reason("", Rule.POOL, "nothing is decided yet")
+        config, target = self.config, self.target
+        filled = self._used + self._lacking
+        spare = config.buffer_workers if filled else 0
+        wanted = filled + spare
+        bounded = max(config.min_workers, min(wanted, config.max_workers))
         text = (
-            f"{used} in use + {needed} lacking + {spare} spare = {wanted}, "
+            f"{self._used} in use + {self._lacking} lacking + {spare} spare = {wanted}, "
             f"within {config.min_workers} to {config.max_workers}"
         )
         if target > bounded:
-            text += f"; {target} were wanted in the last {config.idle_timeout_s:g} s"
-        inputs = (("used", float(used)), ("lacking", float(needed)), ("spare", float(spare)))
-        empty = tuple(sorted(mirror.vacancies))
-        return PoolTarget(target, empty, Reason("", Rule.POOL, text, inputs))
+            text += (
+                f"; {target} were wanted in the last {config.idle_timeout_s:g} s, would go to "
+                f"{bounded} in {max(0.0, self.due_s - now_s):.1f} s"
+            )
+        elif target == config.min_workers:
+            text += "; not fewer, as min_workers says"
+        else:
+            text += f"; would be fewer {config.idle_timeout_s:g} s after fewer are needed"
+        if target >= config.max_workers:
+            text += "; not more, as max_workers says"
+        else:
+            more = max(1, target + 1 - filled - config.buffer_workers)
+            text += f"; would be {target + 1} with {more} more in use or lacking"
+        inputs = {"used": self._used, "lacking": self._lacking, "spare": spare, "target": target}
+        return Reason("", Rule.POOL, text, tuple((k, float(v)) for k, v in inputs.items()))
 
     def dump(self, worker_bytes: int) -> PoolState:
         return PoolState(peak=list(self.peak.points), target=self.target, worker_bytes=worker_bytes)

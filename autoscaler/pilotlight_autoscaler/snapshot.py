@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from pilotlight_autoscaler.config import AutoscalingConfig
 
+UNKNOWN_COLD_START_S = 1.0
+
 
 class Phase(StrEnum):
     """Where a replica is in its life."""
@@ -82,7 +84,7 @@ class ModelSnapshot:
     config: AutoscalingConfig
     queued: int = 0  # requests waiting in gateways
     oldest_queued_since_s: float | None = None
-    cold_start_s: float = 1.0  # what one start is thought to take until one has been measured
+    cold_start_s: float = UNKNOWN_COLD_START_S  # until one has been measured
     service_s: float = 0.0  # what one request takes in a replica; 0: not known
     requests_per_s: float = 0.0  # arrival rate, as long as no idle gaps have been measured
     retry_at_s: float = 0.0  # after a failed attach: not before this

@@ -11,6 +11,7 @@ from pilotlight_autoscaler.errors import StateError
 from pilotlight_autoscaler.first_tokens import MAX_SPANS, SPAN_SAMPLES
 from pilotlight_autoscaler.first_tokens import SAMPLES as FIRST_TOKENS
 from pilotlight_autoscaler.gaps import BINS
+from pilotlight_autoscaler.old_state import upgraded
 from pilotlight_autoscaler.snapshot import Tier
 from pilotlight_autoscaler.windows import BUCKETS
 
@@ -40,6 +41,7 @@ class ColdStartsState(_State):
     samples: dict[Tier, Annotated[list[_Amount], Field(max_length=SAMPLES)]] = {}
     latest: Tier | None = None
     means: dict[Tier, tuple[_Weight, _Amount]] = {}  # weight of all, mean
+    nbytes: _Count = 0  # of the weights; 0: not known
 
 
 _Spans = Annotated[
@@ -142,15 +144,28 @@ class PolicyState(_State):
     models: Annotated[dict[str, ModelState], Field(max_length=MAX_MODELS)] = {}
     pool: PoolState = PoolState()
 
+    def without_times(self) -> PolicyState:
+        """The same without what was measured in seconds of a machine: starts and requests."""
+        untimed = {
+            "cold_starts": ColdStartsState(),
+            "first_tokens": FirstTokensState(),
+            "service_s": 0.0,
+        }
+        models = {name: each.model_copy(update=untimed) for name, each in self.models.items()}
+        return self.model_copy(update={"models": models})
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
         return self.model_dump(mode="json", exclude_defaults=True) | {"version": self.version}
 
     @classmethod
     def from_json(cls, values: object) -> PolicyState:
-        """Raises StateError naming the first place that is wrong."""
+        """What this or the version before has saved.
+
+        Raises StateError naming the first place that is wrong.
+        """
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(upgraded(values))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])

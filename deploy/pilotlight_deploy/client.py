@@ -97,6 +97,9 @@ class PlatformClient:
         """How the model stands, and what was decided on it since that Unix time."""
         return self._get(f"/api/models/{_segment(name)}/decisions?since_s={since_s}", _EXPLANATION)
 
+    def explain_pool(self, since_s: float) -> Explanation:
+        return self._get(f"/api/pool/decisions?since_s={since_s}", _EXPLANATION)
+
     def scaling(self, name: str) -> ScalingStatus:
         return self._get(f"/api/models/{_segment(name)}/autoscaling", _SCALING)
 

@@ -22,7 +22,12 @@ from pilotlight_deploy.store_link import remote_place
 from pilotlight_loader import LoaderError
 from pilotlight_platform.engine.planned_weights import PlannedWeights, plan_weights
 from pilotlight_platform.links import Links, read_links
-from pilotlight_platform.schemas.model import ModelSpec, ModelStatus, Quantization
+from pilotlight_platform.schemas.model import (
+    ModelRecord,
+    ModelSpec,
+    ModelStatus,
+    Quantization,
+)
 from pilotlight_platform.settings import Settings
 
 # Of fewer bits than each, the ones that are proposed: fp8 has int8's bytes and is slower on a CPU.
@@ -32,6 +37,19 @@ _FEWER: dict[Quantization, tuple[Quantization, ...]] = {
     "fp8": ("int4",),
     "int4": (),
 }
+# What a model file says of the weights themselves.
+_SHAPING = (
+    "source",
+    "revision",
+    "dtype",
+    "quantization",
+    "quantization_rounding",
+    "quantization_text",
+    "quantization_skip",
+    "sparsity",
+)
+_SAME_SHARE = 0.01  # of the bytes: alignment, and parameters that are counted once or twice
+_HEADER_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +98,7 @@ class PlanReport:
             "tiers": [asdict(each) for each in plan.tiers],
             "starts_worker": None if plan.starts_worker is None else asdict(plan.starts_worker),
             "meets": plan.meets,
+            "meets_while_cached": None if plan.slo is None else plan.meets_while_cached,
             "cheapest": None if plan.cheapest is None else asdict(plan.cheapest),
             "floor": None if plan.floor is None else asdict(plan.floor),
             "options": [asdict(each) for each in plan.options],
@@ -100,7 +119,7 @@ def plan_model(
     except LoaderError as error:
         raise from_loader(error) from error
     rates = _rates(read_links(settings.home), place)
-    knowledge = _knowledge(spec, rates, past)
+    knowledge = _knowledge(spec, planned, rates, past)
     situation = Situation(
         config=spec.autoscaling,
         pool=pool or settings.pool_config,
@@ -148,7 +167,9 @@ def _rates(links: Links | None, place: str | None) -> dict[Tier, float]:
     return {Tier(tier): rate for tier, rate in floors.items() if tier in tuple(Tier)}
 
 
-def _knowledge(spec: ModelSpec, rates: dict[Tier, float], past: Past | None) -> Knowledge:
+def _knowledge(
+    spec: ModelSpec, planned: PlannedWeights, rates: dict[Tier, float], past: Past | None
+) -> Knowledge:
     own: dict[Tier, Seen] = {}
     others: list[Neighbour] = []
     # The model itself first; the same weights start alike under whatever name.
@@ -157,7 +178,7 @@ def _knowledge(spec: ModelSpec, rates: dict[Tier, float], past: Past | None) -> 
     ):
         if model.cold_starts is None or not model.cold_starts.actual:
             continue
-        if _weights_of(model.record.spec) != _weights_of(spec):
+        if not _same_weights(model.record, spec, planned):
             compute_nbytes = model.record.revision.compute_nbytes
             others.append(Neighbour(compute_nbytes, model.cold_starts.actual))
         elif not own:
@@ -165,5 +186,15 @@ def _knowledge(spec: ModelSpec, rates: dict[Tier, float], past: Past | None) -> 
     return Knowledge(rates, own, tuple(others))
 
 
-def _weights_of(spec: ModelSpec) -> tuple[object, ...]:
-    return (spec.source, spec.dtype, spec.quantization, spec.quantization_skip, spec.sparsity)
+def _same_weights(record: ModelRecord, spec: ModelSpec, planned: PlannedWeights) -> bool:
+    """Whether a deploy of *spec* would bake what *record* is of, as far as no weight is read.
+
+    What the source is called says little: it may hold something else by now.
+    """
+    if any(getattr(record.spec, field) != getattr(spec, field) for field in _SHAPING):
+        return False
+    revision = record.revision
+    pairs = [(revision.compute_nbytes, planned.plain_nbytes)]
+    if not planned.estimated:
+        pairs.append((revision.nbytes, planned.nbytes[spec.quantization]))
+    return all(abs(was - now) <= _SAME_SHARE * now + _HEADER_BYTES for was, now in pairs)

@@ -58,6 +58,10 @@ class SchedulerClient:
         found: Explanation = await self._call("explain", name, since_s)
         return found
 
+    async def explain_pool(self, since_s: float) -> Explanation:
+        found: Explanation = await self._call("explain_pool", since_s)
+        return found
+
     async def scaling(self, name: str) -> ScalingStatus:
         found: ScalingStatus = await self._call("scaling", name)
         return found

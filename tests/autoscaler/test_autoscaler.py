@@ -2,6 +2,7 @@
 
 import json
 import math
+from bisect import bisect_right
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,7 @@ from pilotlight_autoscaler import (
     WorkerSnapshot,
     decide,
 )
+from pilotlight_autoscaler.gaps import BINS, EDGES_S, HORIZON_S, bin_of
 
 GB = 10**9
 POOL = PoolConfig(max_workers=4, idle_timeout_s=30)
@@ -287,7 +289,10 @@ def test_autoscaler_state_survives_json() -> None:
 @pytest.mark.parametrize(
     ("values", "place"),
     [
-        ({"version": 1}, "version"),
+        ({"version": 3}, "version"),
+        ({"version": 1, "models": {"a": {"gaps": {"counts": {"73": 1}}}}}, r"models\.a\.gaps"),
+        ({"version": 1, "models": {"a": {"gaps": {"counts": {"x": 1}}}}}, r"models\.a\.gaps"),
+        ({"version": 1, "models": {"a": []}}, r"models\.a"),
         ({"models": {"a": {"burst": {"k": math.nan}}}}, r"models\.a\.burst\.k"),
         ({"models": {"a": {"gaps": {"counts": {"199": 1.0}}}}}, r"models\.a\.gaps\.counts"),
         ({"models": {"a": {"colour": 1}}}, r"models\.a\.colour"),
@@ -327,12 +332,19 @@ def test_pool_grows_for_a_queue_and_shrinks_to_zero_after_a_while() -> None:
     assert pool is not None
     assert (pool.workers, str(pool.reason)) == (
         2,
-        "0 in use + 1 lacking + 1 spare = 2, within 0 to 4",
+        "0 in use + 1 lacking + 1 spare = 2, within 0 to 4; would be fewer 30 s after fewer are "
+        "needed; would be 3 with 1 more in use or lacking",
     )
 
     cluster.autoscaler.update_starting((StartingWorker("w0", cluster.now_s),))
     cluster.load("a", 0)
     assert cluster.decide().pool is None
+    kept = cluster.autoscaler.explain_pool(cluster.now_s + 10)
+    assert kept.text == (
+        "0 in use + 0 lacking + 0 spare = 0, within 0 to 4; 2 were wanted in the last 30 s, would "
+        "go to 0 in 20.0 s; would be 3 with 2 more in use or lacking"
+    )
+    assert dict(kept.inputs) == {"used": 0, "lacking": 0, "spare": 0, "target": 2}
     cluster.now_s += 30
     pool = cluster.decide().pool
     assert pool is not None
@@ -354,3 +366,44 @@ def test_load_that_falls_in_one_replica_frees_the_room_of_another() -> None:
 
     assert before.attach == ()
     assert [(each.worker_id, each.evict) for each in after.attach] == [("w0", ("busy-1",))]
+
+
+def test_state_of_version_1_is_read_with_its_gaps_in_bins_half_as_wide() -> None:
+    old_edges_s = (0.0, *(HORIZON_S ** (n / 71) for n in range(72)))
+    gap_s = 600.0
+    old_bin = bisect_right(old_edges_s, gap_s) - 1
+    counts = {"0": 3.0, str(old_bin): 8.0, "72": 1.0}
+    gaps = {"observed": 12, "unit": 1.0, "counts": counts}
+    model = {"gaps": gaps, "cold_starts": {"samples": {"disk": [2.0]}, "latest": "disk"}}
+    state = PolicyState.from_json({"version": 1, "decided_s": 7.0, "models": {"a": model}})
+    read = state.models["a"]
+
+    assert (state.version, state.decided_s, read.gaps.observed) == (2, 7.0, 12)
+    assert read.cold_starts.samples == {Tier.DISK: [2.0]}
+    assert sum(read.gaps.counts.values()) == 12.0
+    halves = {n: count for n, count in read.gaps.counts.items() if 0 < n < BINS}
+    assert set(halves.values()) == {4.0}
+    assert bin_of(gap_s) in halves
+    assert EDGES_S[min(halves)] == pytest.approx(old_edges_s[old_bin])
+    assert EDGES_S[max(halves) + 1] == pytest.approx(old_edges_s[old_bin + 1])
+    assert (read.gaps.counts[0], read.gaps.counts[BINS]) == (3.0, 1.0)
+
+
+def test_new_revision_with_other_bytes_does_not_go_by_the_old_ones_cold_starts() -> None:
+    old, new = a_model("a"), replace(a_model("a"), revision_id="a-2", nbytes=4 * GB)
+    autoscaler = Autoscaler()
+    autoscaler.update_model(old)
+    for _ in range(10):
+        autoscaler.cold_started("a", Tier.DISK, 2.0)
+    saved = autoscaler.state()
+    autoscaler.update_model(replace(old, revision_id="a-2"))
+    alike_s = autoscaler.view("a").cold_start_s
+    autoscaler.update_model(new)
+    restarted = Autoscaler()  # the new revision went live meanwhile
+    restarted.restore(saved)
+    restarted.update_model(new)
+    scaled_s = 2.0 * new.nbytes / old.nbytes
+
+    assert alike_s == 2.0
+    assert autoscaler.view("a").cold_start_s == restarted.view("a").cold_start_s == scaled_s
+    assert scaled_s != 2.0

@@ -48,3 +48,26 @@ def test_cold_starts_survive_being_saved() -> None:
 
 def test_cold_starts_saved_without_means_have_those_of_their_samples() -> None:
     assert ColdStarts.load({Tier.DISK: [1.0, 3.0]}, Tier.DISK, {}).mean_s() == 2.0
+
+
+def test_cold_starts_of_other_bytes_are_scaled_and_soon_outvoted() -> None:
+    starts = measured(*[4.0] * SAMPLES)
+    starts.become(1000)
+    same = starts.typical_s()
+    starts.become(3000)
+    scaled = (starts.typical_s(), starts.mean_s())
+    starts.add(Tier.DISK, 9.0)
+    starts.add(Tier.DISK, 9.0)
+
+    assert same == 4.0
+    assert scaled == (12.0, 12.0)
+    assert starts.typical_s() == 9.0
+
+
+def test_cold_starts_know_their_bytes_when_they_are_saved() -> None:
+    starts = measured(4.0)
+    starts.become(1000)
+    again = ColdStarts.load(starts.dump(), starts.latest, starts.dump_means(), starts.nbytes)
+    again.become(500)
+
+    assert again.typical_s() == 2.0

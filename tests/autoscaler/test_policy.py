@@ -86,15 +86,19 @@ def test_attach_from_zero_at_once() -> None:
 
     assert placed(decision) == [("a", "w", ())]
     assert decision.attach[0].revision_id == "a-1"
-    assert str(decision.attach[0].reason) == "2 queued + 0 ongoing, target 5.6: wants 1, has 0"
+    assert str(decision.attach[0].reason) == (
+        "2 queued + 0 ongoing, target 5.6: wants 1, has 0; would stay at zero with none queued"
+    )
 
 
 def test_attach_all_missing_at_once_to_different_workers() -> None:
     decision = decide_on([model("a", queued=12)], [worker("w1"), worker("w2"), worker("w3")])
 
     assert placed(decision) == [("a", "w1", ()), ("a", "w2", ()), ("a", "w3", ())]
-    assert [str(action.reason)[-14:] for action in decision.attach] == [
-        f"wants 3, has {n}" for n in range(3)
+    assert [str(action.reason).partition(": ")[2] for action in decision.attach] == [
+        "wants 3, has 0; would stay at zero with none queued",
+        "wants 3, has 1; would start none at 5.6 or fewer",
+        "wants 3, has 2; would start none at 11.2 or fewer",
     ]
 
 
@@ -109,7 +113,7 @@ def test_attach_all_missing_at_once_to_different_workers() -> None:
 def test_attach_reason_names_the_bound_that_decides(asked: dict[str, Any], reason: str) -> None:
     decision = decide_on([model("a", **asked)], [worker("w")])
 
-    assert str(decision.attach[0].reason).endswith(reason)
+    assert reason in str(decision.attach[0].reason)
 
 
 def test_attaching_replica_is_capacity() -> None:
@@ -262,7 +266,7 @@ def test_evict_the_cheapest_to_lose() -> None:
     decision = decide_on(models, [full])
 
     assert placed(decision) == [("a", "w", ("fast-1",))]
-    assert str(decision.attach[0].reason).endswith("wants 1, has 0; evicts idle fast (fast-1)")
+    assert str(decision.attach[0].reason).endswith("; evicts idle fast (fast-1)")
     assert decision.detach == ()
 
 

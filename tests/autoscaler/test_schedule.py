@@ -39,6 +39,23 @@ def test_floor_starts_once_in_an_hour_that_comes_twice() -> None:
     assert floor.next_change_s(second) == at("2026-10-26 01:30")
 
 
+def test_floor_starts_in_the_hour_after_one_that_is_skipped() -> None:
+    floor = Floor(cron="30 1 * * *", duration_s="10m", min_replicas=1, timezone="Europe/London")
+    # 2026-03-29: at 01:00 it is 02:00 summer time.
+    before = at("2026-03-29 00:59")
+
+    assert floor.next_change_s(before) == at("2026-03-29 02:30") == before + 31 * 60
+    assert floor.covers(at("2026-03-29 02:39"))
+    assert not floor.covers(at("2026-03-29 02:40"))
+
+
+def test_floor_across_a_changed_clock_lasts_as_long_as_it_says() -> None:
+    floor = Floor(cron="0 22 * * *", duration_s="8h", min_replicas=1, timezone="Europe/London")
+    began = at("2026-10-24 22:00")  # and at 02:00 it is 01:00 again
+
+    assert floor.next_change_s(began) == began + 8 * 3600 == at("2026-10-25 05:00")
+
+
 @pytest.mark.parametrize(
     "cron", ["0 8 * *", "60 8 * * *", "0 8 * * funday", "a b c d e", "0 9-8 * * *"]
 )

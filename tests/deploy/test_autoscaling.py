@@ -50,6 +50,7 @@ def status(**config):
         cold_start_s=0.25,
         cold_starts_s={"host": 0.25},
         burst=1.5,
+        service_s=0.75,
         break_even_s=11.5,
         keep_s=40.0,
         prewarm=[{"load_age_s": 3599.0, "drop_age_s": 3700.0}],
@@ -92,6 +93,35 @@ def test_validate_names_the_place_and_the_remedy(file, text, problem):
     assert problem in result.stderr
 
 
+@pytest.mark.parametrize("command", ["validate", "show", "set"])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("version: 1\n", "is neither a model file (name:, source:, autoscaling:) nor a cluster"),
+        ("version: 1\npol: {}\n", "pol is no key of either; did you mean pool?"),
+        (MODEL + "pool: {}\n", "pool: is of a cluster file, autoscaling: of a model file"),
+        ("pool: {}\ndtype: auto\n", "pool: is of a cluster file, dtype: of a model file"),
+    ],
+)
+def test_autoscaling_refuses_a_file_that_is_of_neither_kind_or_of_both(
+    platform, file, command, text, problem
+):
+    arguments = () if command == "validate" else ("--url", platform.url)
+    result = run("autoscaling", command, file(text), *arguments)
+
+    assert result.exit_code == 3
+    assert problem in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert platform.seen == []
+
+
+def test_autoscaling_takes_a_file_without_a_name_for_the_model_file_that_it_is(file):
+    result = run("autoscaling", "validate", file("source: /source\n"))
+
+    assert result.exit_code == 3
+    assert "name: is missing" in result.stderr
+
+
 def test_show_without_a_platform_fills_the_defaults_in(file):
     url = f"http://127.0.0.1:{free_port()}"
     result = run("autoscaling", "show", file(MODEL), "--url", url)
@@ -106,7 +136,7 @@ def test_show_has_what_the_platform_measured(platform, file):
     result = run("autoscaling", "show", file(MODEL), "--url", platform.url)
 
     assert result.exit_code == 0, result.output
-    for text in ("250 ms", "11.50 s", "40.00 s", "the platform has other settings"):
+    for text in ("250 ms", "750 ms", "11.50 s", "40.00 s", "the platform has other settings"):
         assert text in result.stdout
 
 
@@ -178,3 +208,26 @@ def test_explain_refuses_a_since_that_is_no_duration():
 
     assert result.exit_code == 2
     assert "'yesterday' is not a duration" in result.stderr
+
+
+def test_explain_of_the_pool_prints_its_sizes(platform):
+    record = {"model": "", "rule": "pool", "reason": "1 in use + 1 spare; would be 3 with 1 more"}
+    explanation = Explanation(
+        model="",
+        now=DecisionRecord(at_s=2.0, action="hold", **record),
+        decisions=[DecisionRecord(at_s=1.0, action="resize", **record)],
+    )
+    platform.on("GET", "/api/pool/decisions", explanation.model_dump(mode="json"))
+    result = run("explain", "--pool", "--since", "10m", "--url", platform.url)
+
+    assert result.exit_code == 0, result.output
+    assert "resize" in result.stdout
+    assert "would be 3 with 1 more" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("chat", "--pool")])
+def test_explain_wants_a_model_or_the_pool(arguments):
+    result = run("explain", *arguments)
+
+    assert result.exit_code == 2
+    assert "name a model, or give --pool" in result.stderr

@@ -118,8 +118,20 @@ def test_plan_that_the_files_miss_has_code_8_and_says_what_would_do(plan, model_
     assert values(missed)["meets"] is False
     assert values(missed)["cheapest"]["changes"] == {"autoscaling.min_replicas": 1}
     assert values(missed)["starts_worker"]["spans"][1]["name"] == "start_worker"
-    assert kept.exit_code == 0, kept.output  # a fixed pool, and pages that stay in memory
-    assert values(kept)["cheapest"]["kept"] == "page cache"
+    assert kept.exit_code == 8, kept.output  # a fixed pool, but nothing keeps pages in memory
+    assert values(kept)["meets_while_cached"] is True
+    assert values(kept)["cheapest"]["kept"] == "arena"
+
+
+def test_plan_says_which_tier_each_line_assumes(plan, model_file, home):
+    measured(home)
+    text = " ".join(plan(model_file(cold_start_slo={"p95": "300ms"})).stdout.split())
+
+    assert "met by the files as they are only while the page cache has the weights" in text
+    assert "while cached from zero" in text
+    assert "if still cached" in text
+    assert "memory, locked" in text
+    assert "attached already" in text
 
 
 def test_plan_that_nothing_meets_names_the_span(plan, model_file):
@@ -130,15 +142,54 @@ def test_plan_that_nothing_meets_names_the_span(plan, model_file):
     assert "most of it prefill" in result.stdout
 
 
+def own_past(model_status, sample, baked=None, **spec):
+    """A live model of the sample's weights, which has started cold often."""
+    nbytes = sum(file.stat().st_size for file in sample.glob("*.safetensors"))
+    told = {"nbytes": nbytes, "parameters": nbytes // 4, "dtype": "float32", **(baked or {})}
+    record = model_status.record.model_copy(
+        update={
+            "spec": model_status.record.spec.model_copy(update={"source": str(sample), **spec}),
+            "revision": model_status.record.revision.model_copy(update=told),
+        }
+    )
+    return model_status.model_copy(
+        update={"record": record, "cold_starts": seen(ENOUGH, 0.123, prefill=0.1)}
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"revision": "another label"},
+        {"dtype": "bfloat16"},
+        {"quantization": "int8"},
+        {"quantization_rounding": "nearest"},
+        {"sparsity": "2:4"},
+    ],
+)
+def test_plan_does_not_take_other_weights_of_the_same_source_for_these(
+    plan, model_file, platform, model_status, sample, change
+):
+    has_past(platform, own_past(model_status, sample, **change))
+    found = values(plan(model_file(), "--json", url=platform.url))
+
+    assert found["cold_starts_seen"] == {"own": 0, "others": ENOUGH}
+
+
+@pytest.mark.parametrize("bytes_then", [{"nbytes": 10**9}, {"parameters": 10**9}])
+def test_plan_notices_that_the_source_has_other_weights_by_now(
+    plan, model_file, platform, model_status, sample, bytes_then
+):
+    has_past(platform, own_past(model_status, sample, baked=bytes_then))
+    found = values(plan(model_file(), "--json", url=platform.url))
+
+    assert found["cold_starts_seen"] == {"own": 0, "others": ENOUGH}
+
+
 def test_plan_goes_by_cold_starts_of_these_weights(
     plan, model_file, platform, model_status, sample
 ):
-    spec = model_status.record.spec.model_copy(update={"source": str(sample)})
-    record = model_status.record.model_copy(update={"spec": spec})
-    own = model_status.model_copy(
-        update={"record": record, "cold_starts": seen(ENOUGH, 0.123, prefill=0.1)}
-    )
-    has_past(platform, own)
+    has_past(platform, own_past(model_status, sample))
     found = values(plan(model_file(), "--json", url=platform.url))
 
     assert found["cold_starts_seen"] == {"own": ENOUGH, "others": 0}

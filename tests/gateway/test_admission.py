@@ -14,6 +14,7 @@ from pilotlight_platform.errors import (
     OverloadedError,
     QueueFullError,
 )
+from pilotlight_platform.gateway import admission as admission_module
 from pilotlight_platform.gateway.admission import Admission
 from pilotlight_platform.schemas.cluster import Route, RouteReplica, RoutingTable
 from pilotlight_platform.schemas.model import ModelRecord
@@ -203,6 +204,30 @@ def test_admission_demand_is_withdrawn_when_nothing_waits() -> None:
             await scheduler.called.wait()
 
         assert scheduler.queued[-1] == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("workers", [(), ("w1",)])
+def test_admission_says_again_that_requests_wait(
+    monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(admission_module, "_REASSERT_S", 0.01)
+
+    async def scenario() -> None:
+        admission, scheduler = build(max_ongoing_requests=1)
+        if workers:  # one that is taken
+            scheduler.replicas = (RouteReplica("w1", True),)
+            admission.update(table(scheduler.known, *workers, version=2))
+            await admission.acquire("m")
+        waiting = asyncio.create_task(admission.acquire("m"))
+        while scheduler.queued.count(1) < 5:
+            scheduler.called.clear()
+            await scheduler.called.wait()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+        assert set(scheduler.queued) == {1}
 
     run(scenario())
 

@@ -130,6 +130,15 @@ def test_facts_that_cannot_be_read_are_not_known(tmp_path: Path, config: str) ->
 
 def test_record_of_an_older_version_has_no_prediction() -> None:
     old = model_record().model_dump(mode="json")
-    del old["predicted"]
+    del old["predicted"], old["predicted_load_s"]
 
     assert ModelRecord.model_validate(old).predicted == {}
+
+
+def test_book_foretells_the_part_that_the_policy_measures() -> None:
+    record = model_record(nbytes=2 * 10**9)
+    record = book(record).foretell(record, FACTS, [])
+    read_s = 2.0  # at FACTS' rate of the disk
+
+    assert read_s < record.predicted_load_s[Tier.DISK] < record.predicted[Tier.DISK].p50
+    assert record.predicted_load_s[Tier.HOST] < 0.1

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from pilotlight_autoscaler import Attach, Decision, Detach, Reason, Rule, Unplaced
+from pilotlight_autoscaler import Attach, Decision, Detach, PoolTarget, Reason, Rule, Unplaced
 from pilotlight_platform.errors import StoreError
 from pilotlight_platform.scheduler.decision_log import DecisionLog
 from pilotlight_platform.schemas.decision import DecisionRecord
@@ -76,6 +77,21 @@ def test_decision_log_keeps_what_was_done_and_what_was_held_back() -> None:
     ]
     assert records[0].reason == "would start one more above 5.6, saw 3"
     assert records[1].inputs == {"idle_s": 60.0}
+
+
+def test_decision_log_keeps_the_sizes_of_the_pool_apart_from_models() -> None:
+    async def work() -> list[DecisionRecord]:
+        store = Away()
+        store.is_away = False
+        log = DecisionLog(store.append, store.fetch)
+        reason = Reason("", Rule.POOL, "1 in use + 1 spare", (("target", 2.0),))
+        log.note(replace(detach(), pool=PoolTarget(2, (), reason)), 10.0)
+        return await log.of("", 0.0)
+
+    (record,) = asyncio.run(work())
+
+    assert (record.action, record.rule, record.reason) == ("resize", "pool", "1 in use + 1 spare")
+    assert record.inputs == {"target": 2.0}
 
 
 def test_decision_log_tells_of_a_lack_of_room_once() -> None:

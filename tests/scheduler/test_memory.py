@@ -13,8 +13,6 @@ from pilotlight_platform.errors import StoreError
 from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.told import Told
-from pilotlight_platform.scheduler.worker_state import WorkerState
-from pilotlight_platform.schemas.cluster import ReplicaReport, WorkerInfo, WorkerReport
 from pilotlight_platform.store.embedded import EmbeddedRedis
 from pilotlight_platform.store.redis_store import RedisStore, read_learned
 
@@ -24,7 +22,7 @@ def taught() -> Told:
     told = Told(Autoscaler())
     told.tell(Cluster({"a": model_record("a", nbytes=100)}), 1000.0)
     told.arrived("a", 1000.0, 1)
-    told.cold_started("a", Tier.HOST, 0.25)
+    told.cold_started("a", "a-1", Tier.HOST, 0.25)
     told.rested("a", 1010.0)
     told.arrived("a", 1100.0, 1)
     return told
@@ -87,6 +85,7 @@ def test_memory_that_cannot_be_used_is_refused_by_name(
 
 def test_memory_without_a_saved_state_begins_anew() -> None:
     assert read_state(None, 0.0) is None
+    assert read_state(b"{}", 0.0) == PolicyState()
 
 
 def test_memory_saves_many_changes_once_and_the_newest() -> None:
@@ -102,7 +101,7 @@ def test_memory_saves_many_changes_once_and_the_newest() -> None:
 
         memory = Memory(told.autoscaler.state, write, after_s=0.05)
         for n in range(20):
-            told.cold_started("a", Tier.DISK, float(n))
+            told.cold_started("a", "a-1", Tier.DISK, float(n))
             memory.changed()
         async with asyncio.timeout(5):
             await done.wait()
@@ -137,38 +136,35 @@ def test_memory_that_was_not_taken_is_written_again() -> None:
     assert len(written) == 1
 
 
-def started(**change: object) -> WorkerState:
-    worker = WorkerState(WorkerInfo("w", "node", 1, 1, 1000, 4), lambda worker_id: None)
-    worker.ordered("a-1", 10.0)
-    values = {"since_s": 10.1, "ongoing": 0, "idle_since_s": None, **change}
-    report = ReplicaReport("a", "a-1", 100, "ready", **values)  # type: ignore[arg-type]
-    worker.observe(WorkerReport(1, (report,)))
-    return worker
+def test_memory_of_version_1_is_read_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    old = b'{"version": 1, "models": {"a": {"gaps": {"observed": 1, "counts": {"5": 1.0}}}}}'
+    with caplog.at_level(logging.WARNING, "pilotlight.scheduler"):
+        state = read_state(old, 1000.0)
+
+    assert state is not None
+    assert state.models["a"].gaps.counts == {9: 0.5, 10: 0.5}
+    assert "learned_upgraded version=1" in caplog.text
 
 
-def test_cold_start_from_memory_ends_when_it_is_ready() -> None:
-    measured = started(tier="host", staged_s=10.05).cold_started()
+def test_memory_of_another_machine_forgets_its_times(caplog: pytest.LogCaptureFixture) -> None:
+    written: list[bytes] = []
 
-    assert measured == [("a", Tier.HOST, pytest.approx(0.1))]
+    async def save() -> None:
+        async def write(saved: bytes) -> None:
+            written.append(saved)
 
+        memory = Memory(taught().autoscaler.state, write, machine="old, 2 cores")
+        memory.changed()
+        await memory.save()
 
-def test_cold_start_from_the_disk_ends_with_its_last_page() -> None:
-    worker = started()
-    before = worker.cold_started()
-    late = ReplicaReport("a", "a-1", 100, "ready", 10.1, 1, None, "disk", 12.0)
-    worker.observe(WorkerReport(2, (late,)))
+    asyncio.run(save())
+    same = read_state(written[0], 1200.0, "old, 2 cores")
+    with caplog.at_level(logging.WARNING, "pilotlight.scheduler"):
+        other = read_state(written[0], 1200.0, "new, 8 cores")
 
-    assert before == []
-    assert worker.cold_started() == [("a", Tier.DISK, pytest.approx(2.0))]
-    assert worker.cold_started() == []
-
-
-def test_cold_start_of_a_replica_that_has_gone_is_not_counted() -> None:
-    worker = started()
-    worker.observe(WorkerReport(2, ()))
-    gone = worker.cold_started()
-    later = ReplicaReport("a", "a-1", 100, "ready", 20.1, 0, None, "host", 20.1)
-    worker.observe(WorkerReport(3, (later,)))
-
-    assert gone == []
-    assert worker.cold_started() == []
+    assert same is not None
+    assert other is not None
+    assert same.models["a"].cold_starts.samples == {Tier.HOST: [0.25]}
+    assert other.models["a"].cold_starts.samples == {}
+    assert other.models["a"].gaps.observed == 1
+    assert caplog.text.count("learned_partly") == 1

@@ -8,8 +8,12 @@ from typing import Any
 
 from support.records import model_record
 
+from pilotlight_autoscaler import Unplaced
+from pilotlight_platform.scheduler.cluster import Cluster
+from pilotlight_platform.scheduler.table import Table
 from pilotlight_platform.scheduler_client import SchedulerClient
 from pilotlight_platform.schemas.cluster import (
+    AttachOrder,
     Route,
     RouteReplica,
     RoutingChange,
@@ -65,3 +69,23 @@ class Handle:
     async def remote(self) -> AsyncIterator[RoutingChange]:
         yield BEFORE.since(NONE)
         yield AFTER.since(BEFORE)
+
+
+def test_table_wakes_only_those_who_wait_for_the_model_that_has_changed() -> None:
+    async def run() -> tuple[bool, bool]:
+        cluster = Cluster({name: model_record(name, nbytes=100) for name in "ab"})
+        table = Table(cluster)
+        table.update(at_once=True)
+        waiting = {name: asyncio.create_task(table.changed(name)) for name in "ab"}
+        await asyncio.sleep(0)
+        worker = cluster.join(WORKER)
+        worker.order(AttachOrder("b", "b-1", "/checkpoint", 100), 1.0)
+        table.update(at_once=True)
+        await asyncio.wait_for(waiting["b"], 10)
+        early = waiting["a"].done()
+        cluster.unplaced = {"a": Unplaced("a", "larger than any worker", permanent=True)}
+        table.update(at_once=True)
+        await asyncio.wait_for(waiting["a"], 10)
+        return early, waiting["a"].done()
+
+    assert asyncio.run(run()) == (False, True)

@@ -1,8 +1,10 @@
 """The whole scheduler on a real store, with workers of its own process: no Ray."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from support.records import model_record
 from pilotlight_autoscaler import PoolConfig
 from pilotlight_platform.errors import AttachError
 from pilotlight_platform.running import running_workers
+from pilotlight_platform.scheduler import orders
 from pilotlight_platform.scheduler import scheduler as module
 from pilotlight_platform.scheduler.scheduler import Scheduler
 from pilotlight_platform.schemas.cluster import WorkerInfo
+from pilotlight_platform.schemas.decision import Explanation
 from pilotlight_platform.schemas.model import ModelRecord
 from pilotlight_platform.settings import Settings
 from pilotlight_platform.store.embedded import EmbeddedRedis
@@ -233,3 +237,89 @@ def test_scheduler_explains_an_eviction_to_the_model_that_had_to_go(start: Start
         )
 
     asyncio.run(run())
+
+
+def test_scheduler_learns_from_reports_how_long_requests_take(start: Start) -> None:
+    async def run() -> float:
+        async with start(model_record("a", idle_timeout_s=60)) as bench:
+            await bench.join("w0")
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            bench.workers.all["w0"].serve("a-1", 1, 0.5, 1.5)
+            view = bench.scheduler._told.autoscaler.view("a")
+            await bench.until(lambda: view.service_s > 0)
+            return view.service_s
+
+    assert asyncio.run(run()) == 1.0
+
+
+def test_scheduler_foretells_the_first_cold_start_of_what_goes_live(start: Start) -> None:
+    async def run() -> float:
+        async with start(model_record("a", nbytes=8 * 10**9)) as bench:
+            return (await bench.scheduler.scaling("a")).cold_start_s
+
+    assert 1.5 < asyncio.run(run()) < 60.0  # 8 GB from a disk, not the second of an unknown model
+
+
+def test_scheduler_decides_again_with_the_report_that_shows_why_an_order_was_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "_REFUSED_WAIT_S", 600.0)
+    big = {"nbytes": 600_000_000, "idle_timeout_s": 60}
+
+    async def run() -> None:
+        async with start(model_record("a", **big), model_record("b", **big)) as bench:
+            await bench.join("w0")
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            await bench.scheduler.place("g", "a", 0, 0)
+            worker = bench.workers.all["w0"]
+            idle = worker.replicas["a-1"]
+            worker.replicas["a-1"] = replace(idle, ongoing=1, idle_since_s=None)
+            await bench.place("b")  # ordered, and refused: the report is late
+            ordered = bool(bench.scheduler._cluster.held("b"))
+            worker.report()
+            await bench.until(lambda: not bench.scheduler._cluster.held("b"))
+            assert ordered
+            assert bench.holders("a") == ["w0"]
+
+    asyncio.run(run())
+
+
+def test_scheduler_explains_the_size_of_its_pool(start: Start) -> None:
+    async def run() -> Explanation:
+        async with start(model_record("a", idle_timeout_s=60)) as bench:
+            await bench.join("w0")
+            await bench.join("w1")
+            await bench.place("a")
+            await bench.place("a")
+            await bench.scheduler.configure_pool(PoolConfig(min_workers=0, max_workers=3))
+            await bench.until(lambda: bench.scheduler._keeper.want == 2)
+            return await bench.scheduler.explain_pool(0.0)
+
+    found = asyncio.run(run())
+
+    assert found.decisions[-1].action == "resize"
+    assert found.decisions[-1].inputs["target"] == 2
+    assert found.now.reason.startswith("1 in use + 0 lacking + 1 spare = 2, within 0 to 3")
+    assert "would be 3 with 1 more" in found.now.reason
+
+
+def test_scheduler_counts_those_who_join_a_cold_start_without_a_word(start: Start) -> None:
+    async def run() -> float:
+        async with start(model_record("a", nbytes=900_000_000)) as bench:
+            await bench.join("w0")
+            worker = bench.workers.all["w0"]
+            worker.stalled = True
+            bench.scheduler._told.rested("a", time.time() - 60.0)
+            await bench.place("a")
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            burst = bench.scheduler._told.autoscaler.view("a").learned.burst
+            alone = burst.waiting
+            worker.serve("a-1", 1)  # the one that was placed
+            worker.serve("a-1", 3)
+            await bench.until(lambda: burst.waiting > 1.0)
+            assert alone == 1.0
+            return burst.waiting
+
+    assert 1.0 < asyncio.run(run()) <= 3.0

@@ -18,6 +18,7 @@ class OwnWorker:
     prepared: set[str] = field(default_factory=set)
     attached: list[str] = field(default_factory=list)  # every model that was, in order
     broken: bool = False
+    stalled: bool = False  # what attaches goes on attaching
     alive: bool = True
     _number: int = 0
 
@@ -31,11 +32,16 @@ class OwnWorker:
         self.reports.set(report)
         return report
 
-    def serve(self, revision_id: str, ongoing: int) -> None:
-        """So many requests run in the replica from now on."""
-        idle_s = None if ongoing else time.time()
+    def serve(self, revision_id: str, ongoing: int, *took_s: float) -> None:
+        """So many requests run in the replica from now on, after some that took so long."""
         old = self.replicas[revision_id]
-        self.replicas[revision_id] = replace(old, ongoing=ongoing, idle_since_s=idle_s)
+        self.replicas[revision_id] = replace(
+            old,
+            ongoing=ongoing,
+            idle_since_s=None if ongoing else time.time(),
+            served=old.served + len(took_s),
+            served_s=old.served_s + sum(took_s),
+        )
         self.report()
 
     def attach(self, order: AttachOrder) -> WorkerReport:
@@ -79,7 +85,14 @@ class OwnWorkers:
 
     async def attach(self, worker_id: str, order: AttachOrder) -> WorkerReport:
         await asyncio.sleep(0)
-        return self._one(worker_id).attach(order)
+        worker = self._one(worker_id)
+        if worker.stalled:
+            worker.replicas[order.revision_id] = ReplicaReport(
+                order.model, order.revision_id, order.nbytes, "attaching", time.time(), 0, None
+            )
+            worker.report()
+            await asyncio.Event().wait()
+        return worker.attach(order)
 
     async def detach(self, worker_id: str, revision_id: str) -> WorkerReport:
         await asyncio.sleep(0)

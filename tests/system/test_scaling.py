@@ -28,6 +28,15 @@ def test_explain_tells_the_life_of_a_replica(platform: RunningPlatform, sample: 
     assert ("detach", "idle") in rules
     assert found["now"]["rule"] == "rest"
     assert "would start at the first request" in found["now"]["reason"]
+    assert 0 < platform.http.get("/api/models/told/autoscaling").json()["service_s"] < 60
+
+
+def test_explain_tells_why_there_are_so_many_workers(platform: RunningPlatform) -> None:
+    found = platform.http.get("/api/pool/decisions").json()
+
+    assert found["decisions"][-1]["action"] == "resize"
+    assert found["now"]["rule"] == "pool"
+    assert "in use" in found["now"]["reason"]
 
 
 def test_settings_change_in_place_under_a_running_stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.engine.source import bake_source
 from pilotlight_platform.errors import EvictionRefusedError, ReplicaGoneError
-from pilotlight_platform.schemas.cluster import AttachOrder
+from pilotlight_platform.schemas.cluster import AttachOrder, ReplicaReport
 from pilotlight_platform.schemas.generation import GenerationRequest, SamplingParams
 from pilotlight_platform.settings import Settings
+from pilotlight_platform.worker import skeletons
 from pilotlight_platform.worker import worker as module
 from pilotlight_platform.worker.worker import Worker
 
@@ -104,3 +107,32 @@ def test_worker_sends_requests_back_whose_order_it_refuses(baked: Path, start: S
                     await soon(first)
 
     asyncio.run(run())
+
+
+def test_worker_reports_what_a_request_took_without_waiting_for_its_weights(
+    baked: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building_s = 0.5
+
+    def slow(path: Path) -> Skeleton:
+        time.sleep(building_s)
+        return Skeleton.load(path)
+
+    monkeypatch.setattr(skeletons, "Skeleton", SimpleNamespace(load=slow))
+
+    async def run() -> tuple[ReplicaReport, float]:
+        async with start() as worker:
+            attaching = asyncio.create_task(worker.attach(order(baked, "a")))
+            began_s = time.monotonic()
+            async with aclosing(worker.generate(request("a-1", 1), True)) as answer:
+                async for _ in answer:
+                    pass
+            took_s = time.monotonic() - began_s
+            await soon(attaching)
+            (replica,) = (await soon(worker.detach("none"))).replicas
+            return replica, took_s
+
+    replica, took_s = asyncio.run(run())
+
+    assert replica.served == 1
+    assert 0 < replica.served_s < took_s - building_s

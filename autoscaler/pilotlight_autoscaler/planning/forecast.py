@@ -28,6 +28,7 @@ ASSUMED_S = {
 ASSUMED_SPREAD = (1.5, 2.5)
 ENOUGH = 20  # cold starts: of fewer, the 95th of 100 is the slowest one
 _OVERLAPPING = frozenset({"fetch", "stage", "prefill"})
+_LOADING = frozenset({"attach", "fetch", "stage"})
 
 
 class Basis(StrEnum):
@@ -63,6 +64,11 @@ class Forecast:
     @property
     def longest(self) -> SpanForecast:
         return max(self.spans, key=lambda span: span.seconds)
+
+    @property
+    def load_s(self) -> float:
+        """From the order until the weights are there: what ``ColdStarts`` measures."""
+        return sum(span.seconds for span in self.spans if span.name in _LOADING)
 
 
 def forecast(

@@ -63,7 +63,10 @@ class Option:
     forecast: Forecast
     cost: Cost
     cold_share: float  # of the requests after a pause: how many find no replica
-    meets: bool | None = None  # None: there is no SLO
+    # The same from the disk, where nothing keeps the pages in memory that `forecast` finds there.
+    uncached: Forecast | None = None
+    meets: bool | None = None  # whatever the page cache has lost; None: there is no SLO
+    meets_cached: bool | None = None  # as long as it has lost nothing
 
     @property
     def as_written(self) -> bool:
@@ -101,7 +104,11 @@ def options(
     if slo is not None:
         found = [
             # Where no request finds it cold, what its first token takes is still the promise.
-            replace(each, meets=slo.met_by(each.forecast.seconds))
+            replace(
+                each,
+                meets=slo.met_by((each.uncached or each.forecast).seconds),
+                meets_cached=slo.met_by(each.forecast.seconds),
+            )
             for each in found
         ]
     return tuple(sorted(found, key=lambda each: (each.cost, len(each.changes))))
@@ -152,9 +159,10 @@ def _from_zero(
     in_memory = replace(
         base, forecast=forecast(weights, Tier.HOST, knowledge, starts_worker=pool.starts_worker)
     )
+    cached = replace(in_memory, uncached=base.forecast)
     if not 0 < situation.memory_bytes < weights.nbytes:
         cost = replace(base.cost, cached_bytes=weights.nbytes)
-        yield replace(in_memory, kept="page cache", cost=cost)
+        yield replace(cached, kept="page cache", cost=cost)
         arena = (
             {}
             if situation.arena_bytes >= weights.nbytes
@@ -167,7 +175,7 @@ def _from_zero(
         return
     idle_s = _DAY_S * keep.resident_share * share
     yield replace(
-        in_memory,
+        cached,
         kept="idle replica",
         changes={
             **changes,

@@ -40,6 +40,11 @@ class Plan:
         return any(each.meets for each in self.options if each.as_written)
 
     @property
+    def meets_while_cached(self) -> bool:
+        """Whether the files as they are meet it as long as the page cache has the weights."""
+        return any(each.meets_cached for each in self.options if each.as_written)
+
+    @property
     def floor(self) -> SpanForecast | None:
         """The longest span of the fastest way: what would have to be shorter."""
         if not self.options:

@@ -1,4 +1,4 @@
-"""`pilotlight explain`: what was decided on a model, and why."""
+"""`pilotlight explain`: what was decided on a model or on the worker pool, and why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ _SECONDS = TypeAdapter(Seconds)
 
 
 def explain(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="Its name.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Its name.", show_default=False)
+    ] = None,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Why there are so many workers, instead of a model.")
+    ] = False,
     since: Annotated[
         str | None, typer.Option(help="Only of the last 90s, 10m, 2h; else all that is kept.")
     ] = None,
@@ -28,9 +33,13 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Why a model has the replicas it has: each decision with its rule, inputs and alternative."""
+    if pool == (name is not None):
+        raise CliError("name a model, or give --pool: one of both", ExitCode.USAGE)
     since_s = 0.0 if since is None else max(0.0, time.time() - _parse(since))
     with connect(url, home) as client:
-        explanation = client.explain(name, since_s)
+        explanation = (
+            client.explain_pool(since_s) if name is None else client.explain(name, since_s)
+        )
     if as_json:
         return print_json(explanation)
     stdout().print(explanation_table(explanation))

@@ -113,10 +113,21 @@ def _verdict(plan: Plan) -> str:
     if not plan.options:
         return f"SLO {bounds}: missed: no worker can hold it"
     cheapest = plan.cheapest
-    if cheapest is None:
+    if cheapest is None and not plan.meets_while_cached:
         return f"SLO {bounds}: no setting meets it. {_in_the_way(plan)}"
-    advice = f"cheapest: {_KEPT[cheapest.kept]}: {_changes(cheapest.changes)}"
-    return f"SLO {bounds}: {'met' if plan.meets else 'missed'} by the files as they are; {advice}"
+    if plan.meets:
+        verdict = "met by the files as they are"
+    elif plan.meets_while_cached:
+        verdict = (
+            "met by the files as they are only while the page cache has the weights, "
+            "which nothing keeps there"
+        )
+    else:
+        verdict = "missed by the files as they are"
+    advice = "no setting always meets it"
+    if cheapest is not None:
+        advice = f"cheapest: {_KEPT[cheapest.kept]}: {_changes(cheapest.changes)}"
+    return f"SLO {bounds}: {verdict}; {advice}"
 
 
 def _in_the_way(plan: Plan) -> str:
@@ -146,15 +157,23 @@ def _worth_showing(options: Sequence[Option]) -> list[Option]:
 
 def _options(options: Sequence[Option]) -> Table:
     table = _table(
-        "meets", "way", "change", "p95", "worker-s a day", "memory", "cold after a pause"
+        "meets",
+        "way",
+        "weights from",
+        "change",
+        "p95",
+        "worker-s a day",
+        "memory",
+        "cold after a pause",
     )
     for option in options:
         cost = option.cost
         memory = cost.locked_bytes or cost.cached_bytes
         kind = "" if cost.locked_bytes else " that the kernel may take"
         table.add_row(
-            Text({True: "yes", False: "no", None: "-"}[option.meets]),
+            Text(_meets(option)),
             Text(_KEPT[option.kept]),
+            Text(_from(option)),
             Text(_changes(option.changes)),
             Text(duration(option.forecast.seconds.p95)),
             Text(f"{cost.worker_seconds_per_day:.0f}"),
@@ -162,6 +181,21 @@ def _options(options: Sequence[Option]) -> Table:
             Text(f"{option.cold_share:.0%}"),
         )
     return table
+
+
+def _meets(option: Option) -> str:
+    if option.meets is None:
+        return "-"
+    return "yes" if option.meets else "while cached" if option.meets_cached else "no"
+
+
+def _from(option: Option) -> str:
+    """The tier that the line's p95 assumes, and what holds where it may be another."""
+    if option.kept == "replica":
+        return "attached already"
+    if option.uncached is None:
+        return "disk" if option.forecast.tier is Tier.DISK else "memory, locked"
+    return f"memory, if still cached; else disk: {duration(option.uncached.seconds.p95)}"
 
 
 def _changes(changes: Mapping[str, Change]) -> str:

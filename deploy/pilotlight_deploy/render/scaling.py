@@ -36,6 +36,7 @@ def scaling_table(status: ScalingStatus) -> RenderableType:
         ("target per replica", f"{status.target_ongoing_requests:g}"),
         ("cold start L", f"{duration(status.cold_start_s)} ({measured or 'not measured yet'})"),
         ("waiting together k", f"{status.burst:.2f}"),
+        ("a request takes", duration(status.service_s) if status.service_s else "not seen yet"),
         ("break-even T*", duration(status.break_even_s)),
         ("stays idle for", duration(status.keep_s)),
         ("prewarms at", _windows(status)),

@@ -105,6 +105,14 @@ async def get_pool(platform: Platform) -> PoolStatus:
     return await platform.scheduler.pool()
 
 
+@router.get("/pool/decisions")
+async def get_pool_decisions(
+    platform: Platform, since_s: Annotated[float, Query(ge=0)] = 0.0
+) -> Explanation:
+    """The same of the worker pool as of a model."""
+    return await platform.scheduler.explain_pool(since_s)
+
+
 @router.put("/pool")
 async def put_pool(platform: Platform, config: PoolConfig) -> PoolStatus:
     """Other bounds, in place: workers come and go as they then should."""

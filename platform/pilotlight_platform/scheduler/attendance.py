@@ -87,10 +87,13 @@ class Attendance:
             worker = self._cluster.join(info)
             self._preparing.all_in(worker)
         worker.observe(report)
-        self._told.cold_starts(worker)
+        self._told.measured(worker)
         for replica in worker.report.replicas:  # an older report than that was not taken
             if replica.ongoing:
                 self._told.arrived(replica.model, now(), 1, warm=True)
+                if replica.phase == "attaching":
+                    waiting = self._cluster.waiting_inside(replica.model)
+                    self._told.joined(replica.model, now(), waiting)
             elif replica.idle_since_s is not None and self._cluster.at_rest(replica.model):
                 self._told.rested(replica.model, replica.idle_since_s)
         self._orders.finish_drains(worker)

@@ -1,4 +1,4 @@
-"""What has changed in the scheduler's picture and the policy has not been told of yet."""
+"""What has changed in the scheduler's picture, and was not passed on yet."""
 
 from __future__ import annotations
 
@@ -12,3 +12,4 @@ class Changes:
     workers: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
+    standings: set[str] = field(default_factory=set)  # models whose callers have to look again

@@ -32,7 +32,7 @@ class Cluster:
         self.models: dict[str, Model] = {}
         self.workers: dict[str, WorkerState] = {}
         self.nodes = Nodes(self.changes.nodes.add)
-        self.unplaced: dict[str, Unplaced] = {}  # of the last decision, by model
+        self._unplaced: dict[str, Unplaced] = {}
         self.version = 0  # counts changes of workers
         self._leaving: frozenset[str] = frozenset()
         self._live: dict[str, str] = {}  # path by revision
@@ -90,12 +90,23 @@ class Cluster:
         for name in tuple(self._waiting):
             self.models[name].expire(now_s)
 
+    @property
+    def unplaced(self) -> dict[str, Unplaced]:
+        """Of the last decision, by model."""
+        return self._unplaced
+
+    @unplaced.setter
+    def unplaced(self, unplaced: dict[str, Unplaced]) -> None:
+        self.changes.standings |= {name for name, each in unplaced.items() if each.permanent}
+        self._unplaced = unplaced
+
     def _retire(self, revision_id: str) -> None:
         del self._live[revision_id]
         self.nodes.forget(revision_id)
 
     def _model_touched(self, name: str) -> None:
         self.changes.models.add(name)
+        self.changes.standings.add(name)
         model = self.models.get(name)
         waits = model is not None and bool(model.demand)
         (self._waiting.add if waits else self._waiting.discard)(name)
@@ -104,10 +115,10 @@ class Cluster:
         self.changes.workers.add(worker_id)
         self.version += 1
         worker = self.workers.get(worker_id)
+        held = () if worker is None else worker.replicas()
+        self.changes.standings |= self._holders.put(worker_id, held)
         if worker is None:
-            self._holders.put(worker_id, ())
             return
-        self._holders.put(worker_id, worker.replicas())
         node_id = worker.info.node_id
         for each in worker.report.replicas:
             if each.tier is not None and each.phase == "ready" and each.revision_id in self._live:
@@ -177,6 +188,10 @@ class Cluster:
         limit = model.record.spec.autoscaling.max_ongoing_requests
         taken = max(running, sum(replica.ongoing for replica in replicas))
         return len(replicas) * limit - taken >= queued
+
+    def waiting_inside(self, name: str) -> int:
+        """Requests that wait in a worker for the model's weights."""
+        return sum(each.ongoing for _, each in self.held(name) if each.phase == "attaching")
 
     def at_rest(self, name: str) -> bool:
         """Whether nothing of the model runs or waits."""

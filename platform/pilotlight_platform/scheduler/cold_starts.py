@@ -69,8 +69,13 @@ class ColdStartBook:
             ),
         )
         weights = Weights(revision.nbytes, revision.compute_nbytes, revision.nbytes, facts.layers)
-        predicted = {tier: forecast(weights, tier, known).seconds for tier in _TIERS}
-        return record.model_copy(update={"predicted": predicted})
+        found = {tier: forecast(weights, tier, known) for tier in _TIERS}
+        return record.model_copy(
+            update={
+                "predicted": {tier: each.seconds for tier, each in found.items()},
+                "predicted_load_s": {tier: each.load_s for tier, each in found.items()},
+            }
+        )
 
     def answered(self, answers: Iterable[ColdAnswer], models: dict[str, ModelRecord]) -> int:
         """Remember them; returns how many were of models that are live."""

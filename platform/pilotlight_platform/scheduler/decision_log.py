@@ -56,6 +56,8 @@ class DecisionLog:
             *(_record(at_s, "drain", each.reason, each.worker_id) for each in decision.drain),
             *(_record(at_s, "hold", reason) for reason in decision.reasons),
         ]
+        if decision.pool is not None:
+            records.append(_record(at_s, "resize", decision.pool.reason))
         records += [
             _record(at_s, "unplaced", Reason(each.model, Rule.UNPLACED, each.reason))
             for each in decision.unplaced
@@ -68,7 +70,10 @@ class DecisionLog:
                 self._writing = asyncio.get_running_loop().create_task(self._write_later())
 
     async def of(self, model: str, since_s: float) -> list[DecisionRecord]:
-        """The kept decisions on *model* since then, oldest first. Raises StoreError."""
+        """The kept decisions on *model*, or on the pool (""), since then, oldest first.
+
+        Raises StoreError.
+        """
         await self.flush()
         records = []
         for row in await self._fetch(model):
@@ -108,7 +113,7 @@ class DecisionLog:
 
 
 def hold_record(reason: Reason, at_s: float) -> DecisionRecord:
-    """Why a model is as it is at this moment."""
+    """Why a model, or the pool, is as it is at this moment."""
     return _record(at_s, "hold", reason)
 
 

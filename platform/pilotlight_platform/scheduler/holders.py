@@ -14,12 +14,12 @@ class Holders:
         self._workers: dict[str, dict[str, None]] = {}  # by model; a dict keeps the order
         self._models: dict[str, set[str]] = {}  # by worker
 
-    def put(self, worker_id: str, replicas: Iterable[ReplicaReport]) -> None:
-        """These are all of the worker's replicas now."""
+    def put(self, worker_id: str, replicas: Iterable[ReplicaReport]) -> set[str]:
+        """These are all of the worker's replicas now; returns the models it has, or had."""
         before = self._models.get(worker_id, set())
         after = {replica.model for replica in replicas}
         if before == after:
-            return
+            return after
         for name in before - after:
             holders = self._workers[name]
             del holders[worker_id]
@@ -31,6 +31,7 @@ class Holders:
             self._models[worker_id] = after
         else:
             del self._models[worker_id]
+        return before | after
 
     def of(self, name: str) -> tuple[str, ...]:
         return tuple(self._workers.get(name, ()))

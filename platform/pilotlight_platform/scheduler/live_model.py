@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pilotlight_autoscaler import ModelSnapshot
+from pilotlight_autoscaler import ModelSnapshot, Tier
+from pilotlight_autoscaler.snapshot import UNKNOWN_COLD_START_S
 from pilotlight_platform.schemas.model import ModelRecord
 
 # A gateway repeats its demand every second while requests wait; what it has not repeated for
@@ -90,6 +91,8 @@ class Model:
             config=self.record.spec.autoscaling,
             queued=self.queued,
             oldest_queued_since_s=min((d.since_s for d in self.demand.values()), default=None),
+            # From the disk: that what was baked is still in memory, the first start has to show.
+            cold_start_s=self.record.predicted_load_s.get(Tier.DISK, UNKNOWN_COLD_START_S),
             retry_at_s=self.retry_at_s,
         )
 

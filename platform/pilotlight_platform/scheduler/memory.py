@@ -16,20 +16,24 @@ logger = logging.getLogger("pilotlight.scheduler")
 SAVE_AFTER_S = 5.0  # at most this much is lost with a killed scheduler
 # Writing down 1,000 models takes the event loop about 30 ms: not more than a hundredth of it.
 _REST_FACTOR = 100.0
+_MACHINE = "machine"
 _AHEAD_S = 60.0  # clocks of machines differ by seconds, not by more
 
 Write = Callable[[bytes], Awaitable[None]]
 
 
-def read_state(saved: bytes | None, now_s: float) -> PolicyState | None:
+def read_state(saved: bytes | None, now_s: float, machine: str = "") -> PolicyState | None:
     """The state in *saved*; None, and a line in the log, if it cannot be used.
 
-    What is damaged, of another version, or from a future that is not is learned again.
+    What is damaged, of an unknown version, or from a future that is not is learned again, and so
+    are the seconds that another *machine* took.
     """
     if saved is None:
         return None
     try:
-        state = PolicyState.from_json(json.loads(saved))
+        values = json.loads(saved)
+        measured_on = values.pop(_MACHINE, "") if isinstance(values, dict) else ""
+        state = PolicyState.from_json(values)
     except (StateError, ValueError, RecursionError) as error:
         logger.error("learned_refused reason=%s", error)
         return None
@@ -37,6 +41,17 @@ def read_state(saved: bytes | None, now_s: float) -> PolicyState | None:
         ahead_s = state.decided_s - now_s
         logger.error("learned_refused reason=it is %.0f s ahead of this machine's clock", ahead_s)
         return None
+    if values.get("version", state.version) != state.version:
+        logger.warning(
+            "learned_upgraded version=%s idle gaps are known half as exactly", values["version"]
+        )
+    if machine and measured_on and measured_on != machine:
+        logger.warning(
+            "learned_partly machine=%r before=%r times of starts and requests are measured again",
+            machine,
+            measured_on,
+        )
+        return state.without_times()
     return state
 
 
@@ -44,9 +59,14 @@ class Memory:
     """Saves the state; ``changed`` may be called at every event. Lives on one event loop."""
 
     def __init__(
-        self, state: Callable[[], PolicyState], write: Write, after_s: float = SAVE_AFTER_S
+        self,
+        state: Callable[[], PolicyState],
+        write: Write,
+        after_s: float = SAVE_AFTER_S,
+        machine: str = "",
     ) -> None:
         self._state = state
+        self._machine = machine  # that the times are of
         self._write = write
         self._after_s = after_s
         self._rest_s = after_s
@@ -68,7 +88,10 @@ class Memory:
             self._dirty = False
             began_s = time.perf_counter()
             try:
-                await self._write(json.dumps(self._state().to_json()).encode())
+                values = self._state().to_json()
+                if self._machine:
+                    values[_MACHINE] = self._machine
+                await self._write(json.dumps(values).encode())
             except BaseException:
                 self._dirty = True
                 raise

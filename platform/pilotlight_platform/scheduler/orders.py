@@ -25,7 +25,7 @@ logger = logging.getLogger("pilotlight.scheduler")
 
 _ATTACH_TIMEOUT_S = 600.0  # 13 GB from a slow disk; a dead worker is noticed at once
 _DETACH_TIMEOUT_S = 30.0
-_REFUSED_WAIT_S = 0.2  # a worker's report is at most 0.1 s late
+_REFUSED_WAIT_S = 1.0  # a worker's report is at most 0.1 s late, and its hop
 
 
 class Orders:
@@ -78,7 +78,7 @@ class Orders:
         except EvictionRefusedError as error:
             # The report that shows the busy victim is under way: decide on that one.
             logger.info("attach_refused model=%s reason=%s", order.model, error)
-            await asyncio.sleep(_REFUSED_WAIT_S)
+            await self._shown_busy(worker, order)
         except (WorkerLostError, ReplicaGoneError) as error:
             logger.warning("worker_lost id=%s reason=%s", worker_id, error)
             if self._cluster.workers.get(worker_id) is worker:
@@ -92,8 +92,15 @@ class Orders:
             worker.observe(report)
         finally:
             worker.ordered(order.revision_id, began_s if started else None)
-            self._told.cold_starts(worker)
+            self._told.measured(worker)
             self._step()
+
+    async def _shown_busy(self, worker: WorkerState, order: AttachOrder) -> None:
+        try:
+            async with asyncio.timeout(_REFUSED_WAIT_S):
+                await worker.shown_busy(order.evict)
+        except TimeoutError:
+            pass
 
     def _order_detach(self, detach: Detach) -> None:
         logger.info(

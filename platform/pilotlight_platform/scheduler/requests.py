@@ -37,7 +37,7 @@ class Requests:
             async with asyncio.timeout(_PLACE_WAIT_S):
                 while not (found := self._cluster.replicas(name)) and queued:
                     self._raise_if_hopeless(name)
-                    await self._table.changed()
+                    await self._table.changed(name)
         except TimeoutError:
             pass
         model = self._cluster.model(name)  # it may have been deleted meanwhile, or deployed again

@@ -21,6 +21,7 @@ def scaling_status(autoscaler: Autoscaler, name: str, now_s: float) -> ScalingSt
         cold_start_s=view.cold_start_s,
         cold_starts_s={str(tier): s for tier, s in measured.items() if s is not None},
         burst=learned.burst.k,
+        service_s=view.service_s,
         break_even_s=view.break_even_s,
         keep_s=windows.keep_s,
         prewarm=[

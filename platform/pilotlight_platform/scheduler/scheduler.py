@@ -12,6 +12,7 @@ from ray import serve
 
 from pilotlight_autoscaler import Autoscaler, AutoscalingConfig, PoolConfig
 from pilotlight_platform.logs import log_to
+from pilotlight_platform.machine import machine_name
 from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.attendance import Attendance
 from pilotlight_platform.scheduler.cluster import Cluster, now
@@ -49,14 +50,15 @@ class Scheduler:
         cluster = self._cluster = Cluster(read_models(redis_url))
         pool = saved_pool(read_pool(redis_url), life) or settings.pool_config
         told = self._told = Told(Autoscaler(pool))
-        learned = read_state(read_learned(redis_url), now())
+        machine = machine_name()
+        learned = read_state(read_learned(redis_url), now(), machine)
         if learned is not None:
             told.restore(learned)
         told.tell(cluster, now())
         keeper = PoolKeeper(head_node_id(ray.nodes()))
         self._keeper = keeper
         keeper.want = None if learned is None else learned.pool.target
-        self._memory = Memory(told.autoscaler.state, store.put_learned)
+        self._memory = Memory(told.autoscaler.state, store.put_learned, machine=machine)
         self._log = DecisionLog(store.append_decisions, store.decisions)
         self._table = Table(cluster)
         tasks = Tasks()
@@ -146,6 +148,12 @@ class Scheduler:
         reason = self._told.autoscaler.explain(name, self._told.clock(now()))
         decisions = await self._log.of(name, since_s)
         return Explanation(model=name, now=hold_record(reason, now()), decisions=decisions)
+
+    async def explain_pool(self, since_s: float) -> Explanation:
+        """How the worker pool stands, and what was decided on it. Raises StoreError."""
+        reason = self._told.autoscaler.explain_pool(self._told.clock(now()))
+        decisions = await self._log.of(reason.subject, since_s)
+        return Explanation(model="", now=hold_record(reason, now()), decisions=decisions)
 
     async def scaling(self, name: str) -> ScalingStatus:
         """What the settings of *name* come to now. Raises ModelNotFoundError."""

@@ -20,7 +20,7 @@ class Table:
         self._latest = Latest(cluster.routing_table(0))
         self._published: object = None
         self._publishing: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()  # set and replaced whenever replicas may have changed
+        self._waiting: dict[str, asyncio.Event] = {}  # for another standing of a model
 
     @property
     def version(self) -> int:
@@ -30,14 +30,20 @@ class Table:
         """The table now, then after each change."""
         return self._latest.values()
 
-    async def changed(self) -> None:
-        """Wait until replicas may have come or gone."""
-        await self._changed.wait()
+    async def changed(self, name: str) -> None:
+        """Wait until replicas of the model may have come or gone, or it was given up.
+
+        One event per model: with many that wait, an event wakes only those that it is about.
+        """
+        await self._waiting.setdefault(name, asyncio.Event()).wait()
 
     def update(self, *, at_once: bool) -> None:
         """Publish what has changed: now, or a little later."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        standings = self._cluster.changes.standings
+        while standings:
+            waiting = self._waiting.pop(standings.pop(), None)
+            if waiting is not None:
+                waiting.set()
         if at_once:
             self._publish(force=True)
         elif self._publishing is None:

@@ -19,6 +19,9 @@ from pilotlight_platform.scheduler.worker_state import WorkerState
 
 logger = logging.getLogger("pilotlight.scheduler")
 
+# Of the same length at once: the mean of lengths, a tenth of it the newest, has forgotten the rest.
+_ENOUGH_REQUESTS = 44
+
 
 class Told:
     """An autoscaler and what it was last told. Decides as one that is told everything each time."""
@@ -29,6 +32,7 @@ class Told:
         self._workers: dict[str, WorkerSnapshot] = {}
         self._models: dict[str, ModelSnapshot] = {}
         self._idle: set[str] = set()  # models whose next request ends an idle gap
+        self._asked: dict[str, int] = {}  # arrivals by model since its last idle gap
         self._latest_s = 0.0
         self.lessons = 0  # counts what was learned from
 
@@ -78,9 +82,21 @@ class Told:
     def arrived(self, name: str, now_s: float, requests: int, *, warm: bool = False) -> None:
         """Requests have come. A *warm* one counts only as the end of a gap."""
         if name in self._models and (not warm or name in self._idle):
+            before = 0 if name in self._idle else self._asked.get(name, 0)
+            self._asked[name] = before + requests
             self._idle.discard(name)
             self.lessons += 1
             self.autoscaler.arrived(name, self.clock(now_s), requests)
+
+    def joined(self, name: str, now_s: float, requests: int) -> None:
+        """So many *requests* wait in replicas that attach: those that queued, and others.
+
+        A gateway sends who comes meanwhile to the same replica without a word; they are what the
+        burst factor counts.
+        """
+        more = requests - self._asked.get(name, 0)
+        if more > 0:
+            self.arrived(name, now_s, more)
 
     def rested(self, name: str, since_s: float) -> None:
         """Nothing of the model runs or waits any more."""
@@ -89,15 +105,33 @@ class Told:
             self.lessons += 1
             self.autoscaler.finished(name, max(0.0, since_s), left=0)
 
-    def cold_starts(self, worker: WorkerState) -> None:
-        """Starts in *worker* that have ended since last time."""
-        for name, tier, seconds in worker.cold_started():
-            self.cold_started(name, tier, seconds)
+    def measured(self, worker: WorkerState) -> None:
+        """Starts and requests in *worker* that have ended since last time."""
+        for replica, tier, seconds in worker.cold_started():
+            self.cold_started(replica.model, replica.revision_id, tier, seconds)
+        for replica, requests, service_s in worker.served():
+            self.served(replica.model, replica.revision_id, requests, service_s)
 
-    def cold_started(self, name: str, tier: Tier, seconds: float) -> None:
-        if name in self._models:
+    def cold_started(self, name: str, revision_id: str, tier: Tier, seconds: float) -> None:
+        if self._is_live(name, revision_id):
             self.lessons += 1
             self.autoscaler.cold_started(name, tier, max(0.0, seconds))
+
+    def served(self, name: str, revision_id: str, requests: int, service_s: float) -> None:
+        """So many *requests* have ended, which took *service_s* in a replica on average.
+
+        Whether the model rests is told apart: requests may wait elsewhere.
+        """
+        if self._is_live(name, revision_id):
+            self.lessons += 1
+            now_s = self.clock(0.0)
+            for _ in range(min(requests, _ENOUGH_REQUESTS)):
+                self.autoscaler.finished(name, now_s, left=1, service_s=service_s)
+
+    def _is_live(self, name: str, revision_id: str) -> bool:
+        """An older revision's times are not those of the present one."""
+        model = self._models.get(name)
+        return model is not None and model.revision_id == revision_id
 
     def _tell_node(self, node_id: str, node: NodeSnapshot | None) -> None:
         if node is not None:
@@ -132,6 +166,7 @@ class Told:
             if known is not None:
                 del self._models[name]
                 self._idle.discard(name)
+                self._asked.pop(name, None)
                 self.lessons += 1  # what was learned of it is to be forgotten in the store, too
                 self.autoscaler.remove_model(name)
             return
@@ -163,4 +198,5 @@ def _only_queue(old: ModelSnapshot, new: ModelSnapshot) -> bool:
         and old.nbytes == new.nbytes
         and old.config is new.config
         and old.retry_at_s == new.retry_at_s
+        and old.cold_start_s == new.cold_start_s
     )

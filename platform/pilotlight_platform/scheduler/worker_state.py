@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from pilotlight_autoscaler import Phase, ReplicaSnapshot, Tier
@@ -22,8 +23,10 @@ class WorkerState:
         "_busy",
         "_draining",
         "_leaving",
+        "_observed",
         "_orders",
         "_replicas",
+        "_served",
         "_starting",
         "_touched",
         "info",
@@ -34,8 +37,11 @@ class WorkerState:
         self.info = info
         self.report = WorkerReport()
         self._touched = touched
+        self._observed = asyncio.Event()  # set and replaced at each report
         self._orders: dict[str, tuple[AttachOrder, float]] = {}  # by revision
         self._starting: dict[str, float] = {}  # by revision: not measured yet
+        # By revision: requests that were accounted for, and their seconds.
+        self._served: dict[str, tuple[int, float]] = {}
         self._leaving: set[str] = set()  # revisions with a detach under way
         self._draining: set[str] = set()  # to be detached when their streams have ended
         self._replicas: tuple[ReplicaReport, ...] | None = None  # None: to be worked out again
@@ -45,10 +51,22 @@ class WorkerState:
         """Take over *report* unless a later one is known: they travel in several ways."""
         if report.number <= self.report.number:
             return
+        if not self.report.number:  # an earlier scheduler has learned from these
+            self._served = {r.revision_id: (r.served, r.served_s) for r in report.replicas}
         changed = report.replicas != self.report.replicas
         self.report = report
+        self._observed.set()
+        self._observed = asyncio.Event()
         if changed:
             self._touch()
+
+    async def shown_busy(self, revision_ids: Collection[str]) -> None:
+        """Returns if one of them is shown to be busy, else with the next report."""
+        if not any(
+            r.revision_id in revision_ids and (r.ongoing or r.phase == "attaching")
+            for r in self.report.replicas
+        ):
+            await self._observed.wait()
 
     def order(self, order: AttachOrder, at_s: float) -> None:
         """An attach order is on its way."""
@@ -95,9 +113,24 @@ class WorkerState:
         """Checkpoints that are ordered to be mapped here."""
         return [order.path for order, _ in self._orders.values()]
 
-    def cold_started(self) -> list[tuple[str, Tier, float]]:
-        """Starts whose weights are all there now: model, tier, seconds since the order."""
-        measured: list[tuple[str, Tier, float]] = []
+    def served(self) -> list[tuple[ReplicaReport, int, float]]:
+        """Replicas in which requests have ended since last time: how many, seconds each."""
+        ended: list[tuple[ReplicaReport, int, float]] = []
+        now: dict[str, tuple[int, float]] = {}
+        for each in self.report.replicas:
+            before, before_s = self._served.get(each.revision_id, (0, 0.0))
+            if each.served < before:  # it was attached anew
+                before, before_s = 0, 0.0
+            now[each.revision_id] = (each.served, each.served_s)
+            more = each.served - before
+            if more:
+                ended.append((each, more, max(0.0, each.served_s - before_s) / more))
+        self._served = now
+        return ended
+
+    def cold_started(self) -> list[tuple[ReplicaReport, Tier, float]]:
+        """Starts whose weights are all there now: replica, tier, seconds since the order."""
+        measured: list[tuple[ReplicaReport, Tier, float]] = []
         if not self._starting:
             return measured
         here = {r.revision_id: r for r in self.report.replicas}
@@ -108,7 +141,7 @@ class WorkerState:
             elif replica.tier is not None and replica.staged_s is not None:
                 del self._starting[revision_id]
                 took_s = max(0.0, max(replica.since_s, replica.staged_s) - began_s)
-                measured.append((replica.model, Tier(replica.tier), took_s))
+                measured.append((replica, Tier(replica.tier), took_s))
         return measured
 
     def drained(self) -> list[str]:

@@ -39,6 +39,8 @@ class ReplicaReport:
     idle_since_s: float | None
     tier: Tier | None = None  # where its weights came from, once they are all there
     staged_s: float | None = None  # since when they are
+    served: int = 0  # requests that have ended in it since it was attached
+    served_s: float = 0.0  # what they took in it, together
 
 
 @dataclass(frozen=True, slots=True)

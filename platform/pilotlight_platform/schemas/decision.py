@@ -9,16 +9,16 @@ from pydantic import BaseModel, ConfigDict
 from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_autoscaler.planning.keep_for import KeepFor
 
-Action = Literal["attach", "prewarm", "evict", "detach", "drain", "hold", "unplaced"]
+Action = Literal["attach", "prewarm", "evict", "detach", "drain", "hold", "unplaced", "resize"]
 
 
 class DecisionRecord(BaseModel):
-    """What was done about a model, or not, and why."""
+    """What was done about a model, or the pool, or not, and why."""
 
     model_config = ConfigDict(frozen=True)
 
     at_s: float  # Unix time
-    model: str
+    model: str  # "" for the pool
     action: Action
     rule: str
     reason: str  # with the inputs, and what would have been needed for something else
@@ -27,9 +27,9 @@ class DecisionRecord(BaseModel):
 
 
 class Explanation(BaseModel):
-    """How a model stands now, and what led there, oldest first."""
+    """How a model, or the pool, stands now, and what led there, oldest first."""
 
-    model: str
+    model: str  # "" for the pool
     now: DecisionRecord
     decisions: list[DecisionRecord]
 
@@ -60,6 +60,7 @@ class ScalingStatus(BaseModel):
     cold_start_s: float  # L: measured, or what is assumed until then
     cold_starts_s: dict[str, float]  # median of the measured ones, by tier
     burst: float  # k
+    service_s: float = 0.0  # what a request takes in a replica; 0: none has ended yet
     break_even_s: float  # T* = L (1 + w k)
     keep_s: float  # how long the last idle replica stays
     prewarm: list[PrewarmWindow]

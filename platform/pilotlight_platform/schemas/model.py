@@ -120,6 +120,8 @@ class ModelRecord(BaseModel):
     updated_at_s: float
     # Seconds that its cold starts were to take, as it went live; by tier.
     predicted: dict[Tier, Quantiles] = {}
+    # Of that, from the order until the weights are there: the policy's L until one is measured.
+    predicted_load_s: dict[Tier, float] = {}
 
 
 class ReplicaStatus(BaseModel):
