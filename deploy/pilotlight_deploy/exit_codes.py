@@ -15,4 +15,4 @@ class ExitCode(IntEnum):
     REFUSED = 6  # the platform refused or failed: busy, wrong key, failed deploy
     MACHINE_UNFIT = 7  # port taken, Ray running, disk full, something not installed
     NOT_MET = 8  # the files do not meet the model's cold_start_slo
-    INTERRUPTED = 130  # Ctrl-C or SIGTERM
+    INTERRUPTED = 130  # Ctrl-C

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -22,19 +22,29 @@ _LOCK_TRIES = 10
 _LOCK_STEP_S = 0.02
 
 
-def check_machine(settings: Settings, patience_s: float = 0.0) -> None:
+def check_machine(
+    settings: Settings,
+    patience_s: float = 0.0,
+    on_progress: Callable[[str], None] = lambda message: None,
+) -> None:
     """Raises MachineError if the port is taken, Ray runs already, or the disk is full.
 
-    A killed platform's Ray takes seconds to go, and its port with it: while any of Ray's
-    processes is alive, a failed check is repeated for up to *patience_s*.
+    A killed platform's Ray takes seconds to go, and its port with it: where any of Ray's
+    processes was alive, a failed check is repeated for up to *patience_s*.
     """
     deadline = time.monotonic() + patience_s
+    told = False
     while True:
+        going = _ray_is_alive()  # asked first: by the end of the check it may have gone
         try:
             return _check(settings)
-        except MachineError:
-            if time.monotonic() >= deadline or not _ray_is_alive():
+        except MachineError as error:
+            if time.monotonic() >= deadline or not going:
                 raise
+            if not told:
+                told = True
+                reason = error.message.partition(":")[0]
+                on_progress(f"waiting for a Ray that may be stopping ({reason})")
         time.sleep(_POLL_S)
 
 

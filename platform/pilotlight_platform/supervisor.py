@@ -80,7 +80,7 @@ def run_platform(
     with ExitStack() as stack:
         stack.enter_context(home_lock(settings))
         stack.enter_context(_signals(stop))
-        check_machine(settings, patience_s=_DYING_RAY_S)
+        check_machine(settings, patience_s=_DYING_RAY_S, on_progress=on_progress)
         listening = stack.enter_context(closing(listen(settings)))
         stack.enter_context(lent(listening, settings.run_dir))
         stack.enter_context(host_memory(settings, stop, on_progress))

@@ -41,7 +41,7 @@ def edit(path, **changes):
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
 
 
-def test_bake_reports_each_phase_to_its_end(bake):
+def test_bake_reports_each_phase_to_its_end(bake, source):
     baked = bake()
 
     phases = list(dict.fromkeys(phase for phase, *_ in bake.reports))
@@ -52,6 +52,10 @@ def test_bake_reports_each_phase_to_its_end(bake):
     assert baked.dtype == "float32"
     assert baked.architecture == "LlamaForCausalLM"
     assert baked.context_length == 128
+    # keys and values, of layers, heads, their width, in four bytes
+    config = json.loads((source / "config.json").read_text())
+    width = config["num_key_value_heads"] * config["head_dim"]
+    assert baked.cache_nbytes == 128 * 2 * config["num_hidden_layers"] * width * 4
 
 
 def test_digest_is_that_of_the_source(bake, source):

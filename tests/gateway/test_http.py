@@ -1,6 +1,7 @@
 """The gateway over real HTTP, with workers and deploys that say what the test told them to."""
 
 import asyncio
+import inspect
 import json
 import logging
 import threading
@@ -13,11 +14,13 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi.routing import APIRoute
 from support.records import model_record
 from support.running_platform import sse_events
 from support.waiting import until
 
 from pilotlight_platform.errors import EngineError, InvalidRequestError
+from pilotlight_platform.gateway import admin_routes, health_routes, openai_routes
 from pilotlight_platform.gateway.admission import Admission
 from pilotlight_platform.gateway.app import create_app
 from pilotlight_platform.gateway.generator import Generator
@@ -554,3 +557,18 @@ def test_without_a_key_other_sites_may_not_call(gateway: Gateway, headers: dict[
     error = error_of(answer, 403)
     assert error["code"] == "host_not_allowed"
     assert "PILOTLIGHT_API_KEY" in error["message"]
+
+
+def test_no_request_is_handed_to_a_thread() -> None:
+    routes = [
+        route
+        for module in (openai_routes, admin_routes, health_routes)
+        for route in module.router.routes
+        if isinstance(route, APIRoute)
+    ]
+    needed = [need.call for route in routes for need in route.dependant.dependencies]
+
+    assert {"/v1/completions", "/api/models", "/healthz"} <= {route.path for route in routes}
+    assert needed
+    for call in (*needed, *(route.endpoint for route in routes)):
+        assert inspect.iscoroutinefunction(call), call

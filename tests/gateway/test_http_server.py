@@ -20,6 +20,8 @@ from pilotlight_platform.gateway.disconnects import Disconnects
 from pilotlight_platform.gateway.http_server import HttpServer
 
 TIMEOUT_S = 10.0
+OK = b"HTTP/1.1 200"
+CHUNKED = b"POST /quick HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Handlers:
@@ -45,6 +47,20 @@ class Handlers:
 
         return StreamingResponse(pieces())
 
+    async def flood(self, request: Request) -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"x" * 65536
+                    await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                self.how.append("cancelled")
+                raise
+            finally:
+                self.ended.set()
+
+        return StreamingResponse(pieces())
+
     async def _hang(self) -> None:
         self.started.set()
         try:
@@ -60,7 +76,7 @@ class Handlers:
 async def served(handlers: Handlers, grace_s: int = 1) -> AsyncIterator[tuple[HttpServer, str]]:
     routes = [
         Route(f"/{name}", getattr(handlers, name), methods=["GET", "POST"])
-        for name in ("quick", "never", "forever")
+        for name in ("quick", "never", "forever", "flood")
     ]
     server = HttpServer(Disconnects(Starlette(routes=routes)), grace_s)
     listening = socket.create_server(("127.0.0.1", 0))
@@ -140,41 +156,155 @@ def test_server_leaves_signals_alone() -> None:
     run(test)
 
 
-async def closed_by_the_server(url: str, *parts: bytes) -> bool:
-    """Whether the server hangs up on who sends these, waiting a little after each."""
+async def answer_to(url: str, *parts: bytes) -> bytes:
+    """What a server says to who sends these, until it hangs up."""
     address = httpx.URL(url)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
         for part in parts:
             writer.write(part)
             await writer.drain()
-        return await asyncio.wait_for(reader.read(), TIMEOUT_S) == b""
+        return await asyncio.wait_for(reader.read(), TIMEOUT_S)
     except ConnectionError:
-        return True
+        return b""
     finally:
         writer.close()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /quick HTTP/1.1\r\nHost: x\r\nA: "])
-def test_server_hangs_up_on_headers_that_do_not_come(
-    monkeypatch: pytest.MonkeyPatch, sent: bytes
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"GET /quick HTTP/1.1\r\nHost: x\r\nA: ", b"HTTP/1.1 408 "),
+        (b"POST /quick HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 408 "),
+        (b"POST /quick HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf", b"HTTP/1.1 408 "),
+        (b"GET /quick HTTP/1.1\r\nContent-Length: 9\r\n\r\n", b"HTTP/1.1 408 "),
+    ],
+    ids=["nothing", "half a header", "half a body", "half the chunks", "a body nobody reads"],
+)
+def test_server_hangs_up_on_a_request_that_does_not_come(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, answer: bytes
 ) -> None:
-    monkeypatch.setattr(bounded_protocol, "_HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(bounded_protocol, "_PATIENCE_S", 0.2)
 
     async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
-        assert await closed_by_the_server(str(http.base_url), sent)
+        assert (await answer_to(str(http.base_url), sent)).startswith(answer)
         await asyncio.sleep(0.3)  # a request that was answered is not counted as late
         assert (await http.get("/quick")).status_code == 200
 
     run(test)
 
 
-def test_server_hangs_up_on_headers_that_do_not_end() -> None:
+@pytest.mark.parametrize(
+    "then", [b"\r\n", b"GET /quick HTTP/1.1\r\n"], ids=["a line", "half a request"]
+)
+def test_server_hangs_up_on_a_second_request_that_does_not_come(
+    monkeypatch: pytest.MonkeyPatch, then: bytes
+) -> None:
+    monkeypatch.setattr(bounded_protocol, "_PATIENCE_S", 0.2)
+
     async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
-        endless = [b"GET /quick HTTP/1.1\r\nA: ", *[b"x" * 65536] * 200]
-        assert await closed_by_the_server(str(http.base_url), *endless)
+        reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+        writer.write(b"GET /quick HTTP/1.1\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"empty"), TIMEOUT_S))[:12] == OK
+        writer.write(then)
+
+        assert (await asyncio.wait_for(reader.read(), TIMEOUT_S))[:12] == b"HTTP/1.1 408"
+        writer.close()
 
     run(test)
+
+
+def test_server_waits_for_a_body_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_protocol, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(bounded_protocol, "_SLOWEST_BYTES_PER_S", 10)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield b"piece"
+            await asyncio.sleep(0.1)
+
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        assert (await http.post("/quick", content=slowly())).text == 8 * "piece"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        [b"GET /quick HTTP/1.1\r\nA: ", *[b"x" * 65536] * 200],
+        [CHUNKED + b"1;", *[b"x" * 65536] * 200],
+        [CHUNKED + b"1\r\nx\r\n0\r\nA: ", *[b"x" * 65536] * 200],
+        [CHUNKED + b"1\r\nx\r\n0\r\n", *[b"A: x\r\n" * 8192] * 200],
+    ],
+    ids=["header", "size of a chunk", "trailer", "trailers"],
+)
+def test_server_hangs_up_on_framing_that_does_not_end(endless: list[bytes]) -> None:
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        answer = await answer_to(str(http.base_url), *endless)
+        assert answer[:12] in (b"", b"HTTP/1.1 431", b"HTTP/1.1 400")
+
+    run(test)
+
+
+def test_server_ends_a_stream_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_protocol, "_PATIENCE_S", 0.2)
+
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        with socket.create_connection((http.base_url.host, http.base_url.port)) as deaf:
+            deaf.sendall(b"GET /flood HTTP/1.1\r\n\r\n")
+            await asyncio.wait_for(handlers.ended.wait(), TIMEOUT_S)
+
+        assert handlers.how == ["cancelled"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "later"])
+def test_client_with_a_second_request_on_its_way_hangs_up(apart: bool) -> None:
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        first, second = b"GET /never HTTP/1.1\r\n\r\n", b"GET /quick HTTP/1.1\r\n\r\n"
+        _, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+        writer.write(first if apart else first + second)
+        await asyncio.wait_for(handlers.started.wait(), TIMEOUT_S)
+        if apart:
+            writer.write(second)
+            await writer.drain()
+            assert (await http.get("/quick")).status_code == 200  # the server has read it
+        writer.close()
+        await asyncio.wait_for(handlers.ended.wait(), TIMEOUT_S)
+
+        assert handlers.how == ["cancelled"]
+
+    run(test)
+
+
+def test_server_answers_the_first_of_two_requests_and_hangs_up() -> None:
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        answer = await answer_to(str(http.base_url), 2 * b"GET /quick HTTP/1.1\r\n\r\n")
+
+        assert answer.count(b"HTTP/1.1 200") == 1
+        assert b"\r\nconnection: close\r\n" in answer
+
+    run(test)
+
+
+def test_server_answers_an_upgrade_as_any_request_and_in_silence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        upgrade = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": ""}
+        for _ in range(2):
+            assert (await http.get("/quick", headers=upgrade)).text == "empty"
+            assert (await http.post("/quick", headers=upgrade, content="body")).text == "body"
+        assert (await answer_to(str(http.base_url), b"\x16\x03\x01 no HTTP"))[:12] == (
+            b"HTTP/1.1 400"
+        )
+
+    run(test)
+
+    assert not caplog.records
 
 
 def test_server_takes_a_body_that_comes_with_its_headers() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pilotlight_platform import preflight
 from pilotlight_platform.errors import MachineError
+from pilotlight_platform.listening import listen
 from pilotlight_platform.preflight import check_machine, home_lock
 from pilotlight_platform.settings import Settings
 
@@ -36,6 +37,40 @@ def test_ray_that_is_going_is_waited_for(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "_live_processes", Processes(6))
+    told: list[str] = []
+
+    check_machine(settings, 30.0, told.append)
+
+    reason = "Ray is running on this machine already (pid 42)"
+    assert told == [f"waiting for a Ray that may be stopping ({reason})"]
+
+
+@pytest.mark.parametrize("looks", range(1, 6))
+def test_ray_that_goes_during_a_check_is_no_reason(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    monkeypatch.setattr(preflight, "_live_processes", Processes(looks))
+
+    check_machine(settings, patience_s=30.0)
+
+
+def test_port_that_goes_with_ray_is_no_reason(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = socket.create_server(("127.0.0.1", settings.port))
+
+    def processes() -> Iterator[tuple[str, int]]:
+        if holder.fileno() != -1:
+            yield "ray::ServeReplica", 42
+
+    def listen_and_go(settings: Settings) -> socket.socket:
+        try:
+            return listen(settings)
+        finally:
+            holder.close()  # in the moment after it was in the way
+
+    monkeypatch.setattr(preflight, "_live_processes", processes)
+    monkeypatch.setattr(preflight, "listen", listen_and_go)
 
     check_machine(settings, patience_s=30.0)
 

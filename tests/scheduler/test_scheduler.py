@@ -12,7 +12,7 @@ from support.own_workers import OwnWorkers
 from support.records import model_record
 
 from pilotlight_autoscaler import PoolConfig
-from pilotlight_platform.errors import AttachError
+from pilotlight_platform.errors import AttachError, DeployError
 from pilotlight_platform.running import running_workers
 from pilotlight_platform.scheduler import orders
 from pilotlight_platform.scheduler import scheduler as module
@@ -218,6 +218,20 @@ def test_scheduler_attaches_a_model_once_that_many_gateways_ask_for(start: Start
             return [name for w in bench.workers.all.values() for name in w.attached]
 
     assert asyncio.run(run()) == ["a"]
+
+
+def test_scheduler_refuses_a_model_that_one_long_request_would_burst(start: Start) -> None:
+    async def run() -> None:
+        async with start() as bench:
+            await bench.join("w0")  # on a machine with 10 GB
+            await bench.scheduler.put_model(model_record("a", nbytes=10**9, cache_nbytes=9 * 10**9))
+            with pytest.raises(DeployError, match=r"1\.0 GB of weights.* of 8 tokens take 9\.5 GB"):
+                await bench.scheduler.put_model(
+                    model_record("b", nbytes=10**9, cache_nbytes=95 * 10**8)
+                )
+            assert set(bench.scheduler._cluster.models) == {"a"}
+
+    asyncio.run(run())
 
 
 def test_scheduler_explains_an_eviction_to_the_model_that_had_to_go(start: Start) -> None:

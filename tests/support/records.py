@@ -5,7 +5,9 @@ from typing import Any
 from pilotlight_platform.schemas.model import ModelRecord, ModelSpec, Revision
 
 
-def model_record(name: str = "m", *, nbytes: int = 4, **autoscaling: Any) -> ModelRecord:
+def model_record(
+    name: str = "m", *, nbytes: int = 4, cache_nbytes: int = 0, **autoscaling: Any
+) -> ModelRecord:
     """The record of model *name*, whose revision is ``<name>-1`` in ``/checkpoint``."""
     revision = Revision(
         id=f"{name}-1",
@@ -17,6 +19,7 @@ def model_record(name: str = "m", *, nbytes: int = 4, **autoscaling: Any) -> Mod
         parameters=1,
         nbytes=nbytes,
         context_length=8,
+        cache_nbytes=cache_nbytes,
         created_at_s=0,
     )
     spec = ModelSpec.model_validate({"name": name, "source": "/source", "autoscaling": autoscaling})

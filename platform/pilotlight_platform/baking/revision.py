@@ -132,6 +132,7 @@ def _manifest(baked: BakedSource, digest: str) -> dict[str, Any]:
         "parameters": baked.parameters,
         "nbytes": baked.nbytes,
         "context_length": baked.context_length,
+        "cache_nbytes": baked.cache_nbytes,
     }
 
 

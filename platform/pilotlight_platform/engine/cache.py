@@ -42,6 +42,17 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no
         return self.keys, self.values
 
 
+def full_nbytes(cache: DynamicCache, context_length: int) -> int:
+    """What *cache*, which holds the beginning of one sequence, takes once the context is full."""
+    total = 0
+    for layer in cache.layers:
+        if getattr(layer, "keys", None) is None:  # a state that does not grow
+            continue
+        kept = min(context_length, getattr(layer, "sliding_window", None) or context_length)
+        total += (layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[-2] * kept
+    return total
+
+
 def growing(cache: DynamicCache) -> DynamicCache:
     """*cache* with its layers replaced; they must be plain `DynamicLayer`s that hold something."""
     cache.layers = [GrowingLayer(layer.keys, layer.values) for layer in cache.layers]

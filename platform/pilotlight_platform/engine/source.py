@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import DynamicCache
 
 from pilotlight_loader import (
     BakedCheckpoint,
@@ -18,6 +19,7 @@ from pilotlight_loader import (
 )
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
+from pilotlight_platform.engine.cache import full_nbytes
 from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
 from pilotlight_platform.engine.checked_source import CheckedSource, Report, check_source
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, write_packed
@@ -57,6 +59,7 @@ class BakedSource:
     parameters: int  # tied ones once
     nbytes: int  # of the baked weights, in the larger of the two files that a worker may attach
     context_length: int  # 0: the model names no limit
+    cache_nbytes: int  # of a request that fills it: keys and values
 
 
 def bake_source(
@@ -108,7 +111,20 @@ def bake_source(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         nbytes=max(baked.nbytes, 0 if packed is None else packed.nbytes),
         context_length=context_length(checked.config) or 0,
+        cache_nbytes=_cache_nbytes(model),
     )
+
+
+def _cache_nbytes(model: Any) -> int:
+    """Of a request that fills the context. Seen, not told by the config: models name it variously.
+
+    The model has run by now, so this raises nothing new.
+    """
+    prompt = probe_prompt(model.get_input_embeddings().num_embeddings)
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([prompt]), past_key_values=cache, use_cache=True)
+    return full_nbytes(cache, context_length(model.config) or 0)
 
 
 def _bake(model: Any, destination: Path, digest: str, report: Report) -> BakedCheckpoint:

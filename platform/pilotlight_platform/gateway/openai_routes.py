@@ -25,7 +25,7 @@ from pilotlight_platform.schemas.timeline import Timeline
 router = APIRouter()
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # async: FastAPI runs others on a thread
     services: Services = request.app.state.services
     return services
 

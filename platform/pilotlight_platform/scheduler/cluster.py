@@ -209,6 +209,10 @@ class Cluster:
         """What the largest worker can hold; None without workers."""
         return max((w.info.capacity_bytes for w in self.workers.values()), default=None)
 
+    def largest_node_bytes(self) -> int | None:
+        """The memory of the largest machine; None if it is not known."""
+        return max((w.info.memory_bytes for w in self.workers.values()), default=0) or None
+
     def checkpoints_in_use(self) -> set[str]:
         """Directories that are live or about to be, or that a worker is about to map."""
         attaching = {path for w in self.workers.values() for path in w.attaching_paths()}

@@ -65,6 +65,16 @@ class LiveModels:
                 f"{largest / 1e9:.1f} GB (PILOTLIGHT_WORKER_CAPACITY_BYTES)"
             )
 
+        memory = self._cluster.largest_node_bytes()
+        cache = record.revision.cache_nbytes
+        if memory is not None and nbytes + cache > memory:
+            raise DeployError(
+                f"the model has {nbytes / 1e9:.1f} GB of weights, and keys and values of one "
+                f"request that fills its context of {record.revision.context_length} tokens "
+                f"take {cache / 1e9:.1f} GB: the largest machine has {memory / 1e9:.1f} GB of "
+                "memory; quantize it, or lower the context in its config.json"
+            )
+
     async def _publish(self, record: ModelRecord) -> int:
         name = record.spec.name
         old = self._cluster.models.get(name)

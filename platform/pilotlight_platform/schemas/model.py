@@ -101,6 +101,7 @@ class Revision(BaseModel):
     parameters: int
     nbytes: int  # of the baked weights
     context_length: int
+    cache_nbytes: int = 0  # keys and values of a request that fills the context; 0: not known
     created_at_s: float
 
     @property
