@@ -229,7 +229,10 @@ def test_scheduler_refuses_a_model_that_one_long_request_would_burst(start: Star
                 await bench.scheduler.put_model(
                     model_record("b", nbytes=10**9, cache_nbytes=95 * 10**8)
                 )
-            assert set(bench.scheduler._cluster.models) == {"a"}
+            await bench.scheduler.put_model(
+                model_record("c", nbytes=10**9, cache_nbytes=95 * 10**8, max_context_tokens=7)
+            )
+            assert set(bench.scheduler._cluster.models) == {"a", "c"}
 
     asyncio.run(run())
 

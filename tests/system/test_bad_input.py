@@ -113,6 +113,20 @@ def test_request_longer_than_the_context_is_400(platform: RunningPlatform, model
     assert error_of(answer)["code"] == "context_length_exceeded"
 
 
+def test_request_is_bounded_by_the_context_of_the_model_file(
+    platform: RunningPlatform, sample: Path
+) -> None:
+    spec = {"name": "short", "source": str(sample), "max_context_tokens": 8}
+    assert platform.http.put("/api/models/short", json=spec).status_code == 200
+    long = platform.complete("short", prompt=[5] * 8)
+    full = platform.complete("short", prompt=[5] * 3, max_tokens=100, ignore_eos=True)
+    platform.http.delete("/api/models/short")
+
+    assert (long.status_code, error_of(long)["code"]) == (400, "context_length_exceeded")
+    assert full.json()["usage"]["completion_tokens"] == 5
+    assert full.json()["choices"][0]["finish_reason"] == "length"
+
+
 def test_request_without_a_model_says_how_to_name_it(platform: RunningPlatform) -> None:
     answer = platform.http.post("/v1/completions", json={"prompt": "x"})
 

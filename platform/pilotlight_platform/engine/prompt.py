@@ -26,7 +26,7 @@ def encode_prompt(skeleton: Skeleton, request: GenerationRequest) -> list[int]:
             raise InvalidRequestError(
                 f"token id {beyond[0]} is outside the vocabulary of {skeleton.vocab_size}", "prompt"
             )
-    context = skeleton.context_length
+    context = context_of(skeleton, request)
     if context is not None and len(ids) >= context:
         raise ContextLengthError(
             f"the prompt has {len(ids)} tokens and leaves no room in the context of {context}; "
@@ -34,6 +34,12 @@ def encode_prompt(skeleton: Skeleton, request: GenerationRequest) -> list[int]:
             _param(request),
         )
     return ids
+
+
+def context_of(skeleton: Skeleton, request: GenerationRequest) -> int | None:
+    """Tokens that prompt and answer may have together; None: nothing bounds them."""
+    bounds = (skeleton.context_length, request.max_context_tokens)
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _ids(skeleton: Skeleton, request: GenerationRequest) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 
 from pilotlight_platform.engine import sampling
 from pilotlight_platform.engine.detokenizer import Detokenizer
-from pilotlight_platform.engine.prompt import encode_prompt
+from pilotlight_platform.engine.prompt import context_of, encode_prompt
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.engine.stop import StopBuffer
 from pilotlight_platform.errors import InvalidRequestError
@@ -42,7 +42,7 @@ class Sequence:
         self._params = params
         self._vocabulary = skeleton.vocabulary
         self._eos_ids = frozenset() if params.ignore_eos else skeleton.eos_ids
-        self._left = _budget(skeleton, len(self.prompt), params.max_tokens)
+        self._left = _budget(context_of(skeleton, request), len(self.prompt), params.max_tokens)
         self._generator = sampling.make_generator(params.seed)
         self._stop = StopBuffer(params.stop)
         self._detokenizer = (
@@ -115,9 +115,9 @@ class Sequence:
         return self._vocabulary.text(token), self._vocabulary.token_bytes(token)
 
 
-def _budget(skeleton: Skeleton, prompt_tokens: int, max_tokens: int | None) -> int:
+def _budget(context: int | None, prompt_tokens: int, max_tokens: int | None) -> int:
     """Tokens that may be generated."""
-    if skeleton.context_length is None:
+    if context is None:
         return _UNLIMITED_TOKENS if max_tokens is None else max_tokens
-    room = skeleton.context_length - prompt_tokens
+    room = context - prompt_tokens
     return room if max_tokens is None else min(room, max_tokens)

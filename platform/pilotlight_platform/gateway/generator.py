@@ -152,7 +152,12 @@ class Generator:
             spans.append(Span("start_worker", admitted_s, placed_s))
         elif cold or placed_s - admitted_s > _PLACE_FLOOR_S:
             spans.append(Span("place", admitted_s, placed_s, floor_s=_PLACE_FLOOR_S))
-        call = replace(request, revision_id=slot.record.revision.id)
+        record = slot.record
+        call = replace(
+            request,
+            revision_id=record.revision.id,
+            max_context_tokens=record.spec.max_context_tokens,
+        )
         stream = self._workers.generate(slot.worker_id, call, expected=not slot.ready)
         try:
             first = await self._first_chunk(name, slot, stream, deadline)

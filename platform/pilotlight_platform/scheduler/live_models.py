@@ -66,13 +66,13 @@ class LiveModels:
             )
 
         memory = self._cluster.largest_node_bytes()
-        cache = record.revision.cache_nbytes
+        context, cache = _full_context(record)
         if memory is not None and nbytes + cache > memory:
             raise DeployError(
                 f"the model has {nbytes / 1e9:.1f} GB of weights, and keys and values of one "
-                f"request that fills its context of {record.revision.context_length} tokens "
+                f"request that fills its context of {context} tokens "
                 f"take {cache / 1e9:.1f} GB: the largest machine has {memory / 1e9:.1f} GB of "
-                "memory; quantize it, or lower the context in its config.json"
+                "memory; set a lower max_context_tokens in the model file, or quantize it"
             )
 
     async def _publish(self, record: ModelRecord) -> int:
@@ -143,3 +143,15 @@ class LiveModels:
                     else:
                         self._unsettled.discard(name)
                         return
+
+
+def _full_context(record: ModelRecord) -> tuple[int, int]:
+    """Tokens of a request that fills the context, and the bytes of its keys and values.
+
+    In proportion, so too few where windows slide: these are full before the context is.
+    """
+    context, cache = record.revision.context_length, record.revision.cache_nbytes
+    limit = record.spec.max_context_tokens
+    if limit is None or context == 0 or limit >= context:
+        return context, cache
+    return limit, cache * limit // context

@@ -33,6 +33,7 @@ class GenerationRequest:
     prompt: str | None = None
     prompt_tokens: tuple[int, ...] | None = None
     messages: tuple[Mapping[str, Any], ...] | None = None
+    max_context_tokens: int | None = None  # besides the model's own bound
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,12 @@ class ModelSpec(BaseModel):
         description="2:4 stores linear weights of that pattern in 0.57 of their bytes; the first "
         "forward expands them on a CPU, so it pays where weights come over a slow link.",
     )
+    max_context_tokens: int | None = Field(
+        None,
+        ge=2,
+        description="Tokens that prompt and answer may have together, where fewer than the model "
+        "allows are to bound the memory of keys and values.",
+    )
     autoscaling: AutoscalingConfig = Field(
         default_factory=AutoscalingConfig, description="Replicas, limits and idle time."
     )
