@@ -135,6 +135,22 @@ def test_docs_failure_table_names_tests_that_exist() -> None:
     assert cited - defined == set()
 
 
+def test_docs_say_of_every_pitfall_what_holds_it() -> None:
+    rows = re.findall(r"\n\| (\d+) \| [^|]+ \| ([^|]+) \|", section(LOADER, "## Pitfalls"))
+    tests = list((ROOT / "tests").rglob("test_*.py"))
+    defined = {name for path in tests for name in re.findall(r"def (test_\w+)\(", path.read_text())}
+    modules = {path.name for path in tests} | {
+        path.relative_to(ROOT / "loader" / "pilotlight_loader").as_posix()
+        for path in (ROOT / "loader" / "pilotlight_loader").rglob("*.py")
+    }
+    cited = {int(number): set(re.findall(r"`([^`]+)`", held)) for number, held in rows}
+
+    assert list(cited) == list(range(1, 21))
+    assert {name for names in cited.values() for name in names} - defined - modules == set()
+    # Where nothing stands in the way but a reason: no copy from a mapping, and one direction only.
+    assert {number for number, names in cited.items() if not names} == {12, 14}
+
+
 def test_docs_links_lead_somewhere() -> None:
     broken = [
         f"{document.name}: {target}"

@@ -201,6 +201,16 @@ class ArenaProcess:
         self.begin(command, *arguments)
         return self.answer()
 
+    def freeze(self) -> None:
+        """SIGSTOP: it stands still where it is, and holds what it holds."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT"""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone. Idempotent."""
         self._process.kill()

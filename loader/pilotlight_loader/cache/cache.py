@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from pilotlight_loader.cache.catalog import (
@@ -18,11 +18,11 @@ from pilotlight_loader.cache.catalog import (
 from pilotlight_loader.cache.checking import Progress
 from pilotlight_loader.cache.directory import CacheDirectory
 from pilotlight_loader.cache.filling import Filling
-from pilotlight_loader.cache.filling_start import open_part, resume
+from pilotlight_loader.cache.filling_start import start_filling, try_lead
+from pilotlight_loader.cache.following import Following
 from pilotlight_loader.cache.identity import ObjectIdentity
-from pilotlight_loader.cache.inventory import present_bytes, stored_bytes
+from pilotlight_loader.cache.inventory import stored_bytes
 from pilotlight_loader.cache.lease import Lease
-from pilotlight_loader.cache.locks import POLL_S, FileLock, is_held
 from pilotlight_loader.cache.refs import read_ref
 from pilotlight_loader.cache.space import as_loader_error
 from pilotlight_loader.cache.tier import DiskTier
@@ -36,10 +36,6 @@ IN_FLIGHT_BYTES = 256 * 1024 * 1024
 # SHA-256 costs 0.6 s per GB beside the writing: with two, one sums up while the other writes.
 # (On two cores with slow fresh pages one and two gave 0.5 GB/s on tmpfs, as bare pwrite() does.)
 WRITER_THREADS = 2
-# Others look at a fill's lock by taking it shared for a moment.
-_LEAD_TRIES = 5
-_LEAD_STEP_S = 0.005
-_PROGRESS_EVERY_S = 0.5
 
 
 class Cache:
@@ -85,7 +81,7 @@ class Cache:
         CacheFullError, DiskFullError, LoadCancelledError.
         """
         with self._errors(identity.nbytes):
-            lock = self._try_lead(identity)
+            lock = try_lead(self._files, identity)
             if lock is None:
                 return None
             try:
@@ -93,7 +89,17 @@ class Cache:
                     self._files.remove_fill(identity.key)
                     lock.release(unlink=True)
                     return None
-                return self._fill(identity, lock, progress, cancel)
+                return start_filling(
+                    self._files,
+                    identity,
+                    lock,
+                    self.capacity_bytes,
+                    progress=progress,
+                    cancel=cancel,
+                    in_flight_bytes=self._in_flight_bytes,
+                    writer_threads=self._writer_threads,
+                    drop_pages=self._drop_pages,
+                )
             except BaseException:
                 lock.release(unlink=True)
                 raise
@@ -107,25 +113,8 @@ class Cache:
         progress: Progress | None = None,
     ) -> Lease | None:
         """Until it is published. None: its leader is gone, the time is over, or cancelled."""
-        deadline_s = time.monotonic() + timeout_s
-        cancel = cancel or threading.Event()
-        told_s = 0.0
-        while not cancel.is_set():
-            lease = self.lease(identity)
-            if lease is not None:
-                return lease
-            with self._errors():
-                alive = is_held(self._files.fill_lock(identity.key))
-            now_s = time.monotonic()
-            if not alive:
-                return self.lease(identity)  # published between the two looks, or not at all
-            if now_s >= deadline_s:
-                return None
-            if progress is not None and now_s - told_s >= _PROGRESS_EVERY_S:
-                told_s = now_s
-                progress(present_bytes(self._files, identity.key), identity.nbytes)
-            cancel.wait(min(POLL_S, deadline_s - now_s))
-        return None
+        with self._errors():
+            return Following(self._files, identity).wait(self.lease, timeout_s, cancel, progress)
 
     def claim(
         self,
@@ -201,15 +190,6 @@ class Cache:
         with self._errors(), self._files.lock():
             return prune_entries(self._files, capacity_bytes, unused_for_s, time.time())
 
-    def _try_lead(self, identity: ObjectIdentity) -> FileLock | None:
-        path = self._files.fill_lock(identity.key)
-        for _ in range(_LEAD_TRIES):
-            lock = FileLock.try_take(path)
-            if lock is not None:
-                return lock
-            time.sleep(_LEAD_STEP_S)
-        return None
-
     def _is_published(self, identity: ObjectIdentity) -> bool:
         lease = self._lease(identity, is_use=False)
         if lease is None:
@@ -224,34 +204,6 @@ class Cache:
             if ref is None or ref.identity != identity:
                 return None
             return Lease.take(self._files.blob(ref.digest), ref, path, is_use=is_use)
-
-    def _fill(
-        self,
-        identity: ObjectIdentity,
-        lock: FileLock,
-        progress: Progress | None,
-        cancel: threading.Event | None,
-    ) -> Filling:
-        part, believed = open_part(self._files, identity, self.capacity_bytes)
-        with ExitStack() as undo:
-            undo.callback(part.close)
-            journal, good = resume(
-                self._files, identity, part, believed, progress=progress, cancel=cancel
-            )
-            undo.callback(journal.close)
-            filling = Filling(
-                self._files,
-                identity,
-                lock,
-                part,
-                journal,
-                good,
-                in_flight_bytes=self._in_flight_bytes,
-                writer_threads=self._writer_threads,
-                drop_pages=self._drop_pages,
-            )
-            undo.pop_all()
-            return filling
 
     @contextmanager
     def _errors(self, needed_bytes: int = 0) -> Iterator[None]:

@@ -7,14 +7,70 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from io import FileIO
 
 from pilotlight_loader.cache.checking import Progress, damaged_chunks
 from pilotlight_loader.cache.directory import CacheDirectory
 from pilotlight_loader.cache.eviction import drop_other_versions, make_room
+from pilotlight_loader.cache.filling import Filling
 from pilotlight_loader.cache.identity import ObjectIdentity
 from pilotlight_loader.cache.journal import Journal, JournalContent, read_journal
+from pilotlight_loader.cache.locks import FileLock
 from pilotlight_loader.cache.space import allocated_bytes, reserve
+
+# Others look at a fill's lock by taking it shared for a moment.
+_LEAD_TRIES = 5
+_LEAD_STEP_S = 0.005
+
+
+def try_lead(directory: CacheDirectory, identity: ObjectIdentity) -> FileLock | None:
+    """The lock of who fills this version, or None while another has it. Raises OSError."""
+    path = directory.fill_lock(identity.key)
+    for _ in range(_LEAD_TRIES):
+        lock = FileLock.try_take(path)
+        if lock is not None:
+            return lock
+        time.sleep(_LEAD_STEP_S)
+    return None
+
+
+def start_filling(
+    directory: CacheDirectory,
+    identity: ObjectIdentity,
+    lock: FileLock,
+    capacity_bytes: int | None,
+    *,
+    progress: Progress | None,
+    cancel: threading.Event | None,
+    in_flight_bytes: int,
+    writer_threads: int,
+    drop_pages: bool,
+) -> Filling:
+    """With *lock*, which the fill then owns: room, what is there already, and the writers.
+
+    Raises CacheFullError, DiskFullError, CacheError, LoadCancelledError, OSError.
+    """
+    part, believed = open_part(directory, identity, capacity_bytes)
+    with ExitStack() as undo:
+        undo.callback(part.close)
+        journal, good = resume(
+            directory, identity, part, believed, progress=progress, cancel=cancel
+        )
+        undo.callback(journal.close)
+        filling = Filling(
+            directory,
+            identity,
+            lock,
+            part,
+            journal,
+            good,
+            in_flight_bytes=in_flight_bytes,
+            writer_threads=writer_threads,
+            drop_pages=drop_pages,
+        )
+        undo.pop_all()
+        return filling
 
 
 def open_part(

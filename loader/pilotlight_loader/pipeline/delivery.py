@@ -177,7 +177,7 @@ class Delivery:
         with contextlib.ExitStack() as ending:  # runs upwards, and every line of it
             ending.callback(self._memories.clear)
             ending.callback(self._owned.clear)
-            ending.callback(self._feed.close)
+            ending.callback(self._feed.close, is_delivered=self._is_delivered)
 
     def report(self, floors: Mapping[str, float] | None) -> LoadReport:
         """After wait(). *floors*: bytes per second by tier."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 
 from pilotlight_loader.devices.device import Device
 from pilotlight_loader.errors import LoadCancelledError, LoadFailedError
 from pilotlight_loader.pipeline.arrivals import Arrivals
 from pilotlight_loader.pipeline.disk_tier import Cache
+from pilotlight_loader.pipeline.finishing import Finishing
 from pilotlight_loader.pipeline.host_copies import HostCopies, in_host_memory
 from pilotlight_loader.pipeline.landings import DirectLanding, MemoryOf, StagedLanding
 from pilotlight_loader.pipeline.meter import Meter, MeteredSource
@@ -68,10 +70,8 @@ class Feed:
         self._write_through: WriteThrough | None = None
         self._held = ExitStack()  # what the disk tier leases
         self._opening = threading.Thread(target=self._open, name="pilotlight-open", daemon=True)
-        self._finishing = threading.Thread(
-            target=self._complete_cache, name="pilotlight-cache", daemon=True
-        )
-        self._finished = threading.Event()
+        self._finishing: Finishing | None = None
+        self._disk_error: LoadFailedError | None = None
         if cache is None:
             self._reading = self._made(sources)
 
@@ -86,7 +86,8 @@ class Feed:
 
     @property
     def cache_error(self) -> BaseException | None:
-        return self._write_through.error if self._write_through is not None else None
+        of_cache = self._write_through.error if self._write_through is not None else None
+        return of_cache or self._disk_error
 
     def counts(self) -> FetchCounts:
         return self._reading.counts() if self._reading is not None else _NOTHING_YET
@@ -129,28 +130,26 @@ class Feed:
 
     def complete(self, timeout_s: float | None) -> None:
         """All bytes have arrived: let the disk tier have the rest. Raises TimeoutError, goes on."""
-        if self._write_through is None:
-            return
-        with self._lock:
-            if self._finishing.ident is None:
-                self._finishing.start()
-        bound_s = self._write_through.finish_s
-        if not self._finished.wait(bound_s if timeout_s is None else min(timeout_s, bound_s)):
-            if timeout_s is not None and timeout_s < bound_s:
-                raise TimeoutError("all tensors are there, the disk tier is not complete yet")
-            self._write_through.cancel()
+        if self._finishing is not None:
+            self._finishing.complete(timeout_s)
 
-    def close(self) -> None:
-        """After stop(): wait for all threads. Raises LoadFailedError where one does not end."""
+    def close(self, *, is_delivered: bool) -> None:
+        """After stop(): wait for all threads. Raises LoadFailedError where one does not end.
+
+        A write or fsync that hangs in the kernel fails no load whose tensors are all there: where
+        *is_delivered* it becomes the cache_error.
+        """
+        end_disk = partial(self._end_disk, is_delivered=is_delivered)
         with ExitStack() as ending:  # runs upwards, and every line of it
             ending.callback(self._held.close)
             if self._staged is not None:
-                ending.callback(self._staged.join)
+                ending.callback(end_disk, self._staged.join)
             if self._write_through is not None:
                 ending.callback(self._write_through.abandon)
             if self._reading is not None:
                 ending.callback(self._reading.join)
-            ending.callback(_join, self._finishing)
+            if self._finishing is not None:
+                ending.callback(end_disk, self._finishing.join)
             _join(self._opening)  # what follows is then final
 
     def _open(self) -> None:
@@ -172,6 +171,7 @@ class Feed:
                     if self._stopped.is_set():
                         return
                     self._write_through = write_through
+                    self._finishing = Finishing(write_through)
                     self._reading = self._made(tier.sources)
                     self._held = held.pop_all()
             self._begin()
@@ -230,12 +230,13 @@ class Feed:
         )
         return self._staged
 
-    def _complete_cache(self) -> None:
-        assert self._write_through is not None
+    def _end_disk(self, join: Callable[[], None], *, is_delivered: bool) -> None:
         try:
-            self._write_through.finish()
-        finally:
-            self._finished.set()
+            join()
+        except LoadFailedError as error:
+            if not is_delivered or self._write_through is None:
+                raise
+            self._disk_error = error
 
 
 def _join(thread: threading.Thread) -> None:

@@ -136,6 +136,13 @@ def _object_bytes(answer: Answer, location: str, asked: int) -> int:
     return total
 
 
+def tells_no_total(answer: Answer, location: str) -> bool:
+    """Whether it is a range of an object whose length the server keeps to itself."""
+    if answer.status != HTTPStatus.PARTIAL_CONTENT:
+        return False
+    return _content_range(answer, location)[2] is None
+
+
 def sent_bytes(answer: Answer, location: str) -> int:
     """Of the range that was asked for; 0 where the answer is no range."""
     if answer.status != HTTPStatus.PARTIAL_CONTENT:

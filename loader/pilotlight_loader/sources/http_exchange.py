@@ -54,9 +54,7 @@ class Exchange:
                 self._route.follow(request, to, self._location)
             elif was_renewed or answer.status < 400:
                 return answer, response
-            elif self._route.renew(
-                request, answer.status, has_expired=answer.error_code == "ExpiredToken"
-            ):
+            elif self._route.renew(request, answer.status, answer.error_code):
                 was_renewed = True
             else:
                 return answer, response

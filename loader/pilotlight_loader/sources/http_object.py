@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from pilotlight_loader.errors import (
     RangeAnswerError,
@@ -20,6 +21,7 @@ from pilotlight_loader.sources.http_answer import (
     pin_of,
     pin_of_head,
     sent_bytes,
+    tells_no_total,
 )
 from pilotlight_loader.sources.http_connection import (
     CONNECT_TIMEOUT_S,
@@ -92,7 +94,11 @@ def open_with_beginning(
         answer, response = exchange.ask({"Range": f"bytes=0-{nbytes - 1}"}, deadline_s)
         if answer.status not in (*_SUCCESS, 416):
             raise error_of(answer, location)
-        pin = pin_of(answer, location, allow_unpinned=options.allow_unpinned, asked=nbytes)
+        if tells_no_total(answer, location):
+            pin = _pin_by_whole(location, route, pool, options)
+            check_part(answer, pin, 0, min(nbytes, sent_bytes(answer, location)), location)
+        else:
+            pin = pin_of(answer, location, allow_unpinned=options.allow_unpinned, asked=nbytes)
         beginning = bytearray(sent_bytes(answer, location))
         receive_body(response, memoryview(beginning), location)
     except NETWORK_ERRORS as error:
@@ -100,6 +106,22 @@ def open_with_beginning(
     finally:
         exchange.release()
     return HttpSource(location, route, pool, pin, options), beginning
+
+
+def _pin_by_whole(location: str, route: Route, pool: ConnectionPool, options: HttpOptions) -> Pin:
+    """Of `Content-Range: bytes 0-9/*` (RFC 9110, 14.4) no length is known: ask for all of it.
+
+    Not by a HEAD, which is neither redirected nor answered everywhere. The connection is closed
+    behind the answer's head; what was on its way by then, some 100 kB, is lost.
+    """
+    exchange = Exchange(location, route, pool)
+    try:
+        answer, _ = exchange.ask({}, time.monotonic() + pool.timeouts.attempt_s(1))
+        if answer.status != HTTPStatus.OK:
+            raise error_of(answer, location)
+        return pin_of(answer, location, allow_unpinned=options.allow_unpinned)
+    finally:
+        exchange.release()
 
 
 def _pin_by_head(exchange: Exchange, route: Route, pool: ConnectionPool) -> Pin | None:

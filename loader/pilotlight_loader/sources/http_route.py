@@ -17,6 +17,13 @@ from pilotlight_loader.sources.location import redacted
 _PORTS = {"http": 80, "https": 443}
 _REFUSED = frozenset({http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN})
 _GONE = frozenset({http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE})
+# What object stores say where the keys themselves, not what they may do, are the reason.
+EXPIRED = frozenset(
+    {
+        *("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"),
+        *("InvalidToken", "InvalidAccessKeyId", "InvalidClientTokenId"),
+    }
+)
 _SAFE_IN_URL = "%/:=&?~#+!$,;'@()*[]"
 
 
@@ -60,8 +67,11 @@ class Signer(Protocol):
     def sign_head(self) -> HttpRequest | None:
         """A HEAD of the same object; None where its answer would say nothing of the GET's."""
 
-    def was_refused(self) -> bool:
-        """The last request was refused: whether sign() would now give a better one."""
+    def was_refused(self, code: str) -> bool:
+        """The last request was refused: whether sign() would now give a better one.
+
+        *code* is what an object store says of it, perhaps nothing.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class FixedRequest:
     def sign_head(self) -> HttpRequest | None:
         return self.request if self.answers_head else None
 
-    def was_refused(self) -> bool:
+    def was_refused(self, code: str) -> bool:
         return False
 
 
@@ -120,15 +130,16 @@ class Route:
             if self._request is request:
                 self._request = hop
 
-    def renew(self, request: HttpRequest, status: int, *, has_expired: bool) -> bool:
-        """After *request* was refused: whether current() now gives another one."""
+    def renew(self, request: HttpRequest, status: int, code: str) -> bool:
+        """After *request* was refused, with an object store's *code*: is there another one now?"""
+        has_expired = code in EXPIRED
         with self._lock:
             if self._request is not request:
                 return True  # another reader was faster
             if request.is_redirected:
                 if status not in _REFUSED | _GONE and not has_expired:
                     return False
-            elif not (status in _REFUSED or has_expired) or not self._signer.was_refused():
+            elif not (status in _REFUSED or has_expired) or not self._signer.was_refused(code):
                 return False
             self._request = None
             return True

@@ -25,7 +25,7 @@ from pilotlight_loader.sources.http_object import (
     open_object,
     open_with_beginning,
 )
-from pilotlight_loader.sources.http_route import HttpRequest, Route
+from pilotlight_loader.sources.http_route import EXPIRED, HttpRequest, Route
 from pilotlight_loader.sources.location import Location
 from pilotlight_loader.sources.s3_clients import CLIENTS, ClientSettings
 
@@ -169,10 +169,13 @@ class _Presigner:
             raise _client_error(error, self.location) from error
         return HttpRequest(url, self._headers, use_until_s=time.monotonic() + USED_S)
 
-    def was_refused(self) -> bool:
+    def was_refused(self, code: str) -> bool:
         # s3:GetObjectVersion may be denied where s3:GetObject is not: the ETag still pins.
         self.version_id = None
-        CLIENTS.forget(self._client)
+        # What these keys may not do, another client with them may not do either: an expired URL,
+        # which is an AccessDenied as well, only wants to be signed again.
+        if code in EXPIRED:
+            CLIENTS.refused(self._client)
         return True
 
 

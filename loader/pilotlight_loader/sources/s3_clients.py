@@ -1,7 +1,7 @@
 """boto3 clients, made once for those who want the same: one costs 20 ms, a load's first byte waits.
 
 A client refreshes what expires by itself. What it cannot see, other keys in the environment or in
-a file, is part of what it is kept under; and one whose signature was refused is kept no longer.
+a file, is part of what it is kept under; and one whose keys have expired is kept no longer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pilotlight_loader.errors import LocationError
 
 MAX_CLIENTS = 8  # of one process: accounts and endpoints at once
 LIST_TIMEOUT_S = 10
+REFUSED_EVERY_S = 60.0  # a role's keys live for 15 minutes at least
 _FILES = (
     ("AWS_CONFIG_FILE", "~/.aws/config"),
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
@@ -38,8 +40,14 @@ class ClientSettings:
 class S3Clients:
     """At most MAX_CLIENTS, the most recently used. Thread-safe; clients are, too."""
 
-    def __init__(self, make: Callable[[ClientSettings, str], Any]) -> None:
+    def __init__(
+        self,
+        make: Callable[[ClientSettings, str], Any],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._make = make
+        self._clock = clock
+        self._refused_s = float("-inf")  # when refused() last forgot one
         self._lock = threading.Lock()
         self._kept: dict[object, Any] = {}  # the most recently used stands last
 
@@ -57,10 +65,22 @@ class S3Clients:
         return client
 
     def forget(self, client: Any) -> None:
-        """Its signature was refused: whoever comes next has another one made."""
+        """Whoever comes next has another one made."""
         with self._lock:
             for key in [key for key, kept in self._kept.items() if kept is client]:
                 del self._kept[key]
+
+    def refused(self, client: Any) -> None:
+        """Its keys may have expired: forget it, unless one was forgotten for that just now.
+
+        Keys that are no good at all would else have a client made for every load.
+        """
+        with self._lock:
+            now_s = self._clock()
+            if now_s - self._refused_s < REFUSED_EVERY_S:
+                return
+            self._refused_s = now_s
+        self.forget(client)
 
 
 def _surroundings() -> object:

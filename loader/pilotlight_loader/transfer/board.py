@@ -24,6 +24,12 @@ class Attempt:
     reader: Reader | None = None
     aborted: bool = False
 
+    def abort(self) -> None:
+        """With the fetch's lock held: its reader is in, or about to enter, read_into."""
+        self.aborted = True
+        if self.reader is not None:
+            self.reader.abort()
+
 
 class Board:
     """The state of all parts of one fetch. Not thread-safe: its owner locks."""

@@ -92,7 +92,7 @@ class Fetch:
         with self._changed:
             self._stopped = True
             for attempt in self._board.running():
-                _abort(attempt)
+                attempt.abort()
             self._changed.notify_all()
         self._landing.close()
 
@@ -219,7 +219,7 @@ class Fetch:
                 self._last_end_s = self._clock()
                 rivals = self._board.running(part)
                 for rival in rivals:
-                    _abort(rival)
+                    rival.abort()
                 # Where the slow reader writes to the very place, its last byte is waited for.
                 if rivals and attempt.is_hedge and self._landing.in_place:
                     self._held[part.index] = room
@@ -242,10 +242,3 @@ class Fetch:
         room.give_back()
         if held is not None:
             held.landed(attempt.part)
-
-
-def _abort(attempt: Attempt) -> None:
-    """With the lock held: the reader is in, or about to enter, this attempt's read_into."""
-    attempt.aborted = True
-    if attempt.reader is not None:
-        attempt.reader.abort()

@@ -22,7 +22,8 @@ from pilotlight_loader.arena.lease import Lease
 logger = logging.getLogger(__name__)
 
 _FILL_THREADS = 1  # beside an answer that may still be computed: never more than one core
-# A fill looks at its cancellation after every 16 MiB; one that is stuck in the disk is left behind.
+# A fill looks at its cancellation after every 16 MiB that it maps or reads, and after every copy,
+# of at most 0.2 s; one that is stuck in the disk is left behind.
 _CANCEL_TIMEOUT_S = 10.0
 
 

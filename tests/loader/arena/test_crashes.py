@@ -49,6 +49,21 @@ def test_killed_filler_is_replaced_by_who_waits(arena, other):
     assert follower.ask("reserve", "k", 1)
 
 
+def test_frozen_filler_is_not_replaced_and_goes_on(arena, other):
+    leader = other()
+    leader.ask("reserve", "k", 3)
+    leader.freeze()
+    with pytest.raises(ArenaError, match="has been filling for more than"):
+        arena.wait("k", 0.1)
+    assert arena.reserve("k", 3) is None  # two never write to one extent
+    leader.thaw()
+    leader.ask("write", "k", 9)
+    leader.ask("commit", "k")
+
+    with arena.lease("k") as lease:
+        assert bytes(lease.memory) == bytes([9] * 3)
+
+
 def test_killed_leaser_gives_its_lease_back(arena, put, other):
     put("k", extents=8)
     process = other()

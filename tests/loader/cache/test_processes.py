@@ -76,6 +76,28 @@ def test_process_follower_waits_no_longer_than_asked(cache, stored, leader):
         cache.claim(stored.identity, 0.05)
 
 
+def test_process_frozen_leader_is_not_replaced_and_publishes_what_it_should(cache, stored, leader):
+    # Its lock is the kernel's and has no time: two writers there are never.
+    leader.freeze()
+    leader.go()
+    with pytest.raises(CacheError, match="load without the cache, or end that process"):
+        cache.claim(stored.identity, 0.2)
+    assert cache.begin(stored.identity) is None
+    leader.thaw()
+
+    with cache.wait(stored.identity, 30.0) as lease:
+        assert lease.path.read_bytes() == stored.data
+    assert cache.verify(lease.digest) == len(stored.data)
+
+
+def test_process_frozen_leader_that_is_killed_is_replaced(cache, stored, leader):
+    leader.freeze()
+    leader.kill()
+
+    with cache.claim(stored.identity, 30.0) as filling:
+        assert isinstance(filling, Filling)
+
+
 def test_process_follower_can_be_cancelled(cache, stored, leader):
     cancel = threading.Event()
     timer = threading.Timer(0.05, cancel.set)

@@ -1,4 +1,4 @@
-"""Halves of a tie too large to be read as a whole."""
+"""Halves of a tie, of several blocks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight_loader.errors import AttachMismatchError
+from pilotlight_loader.errors import AttachMismatchError, SourceReadError
 from pilotlight_loader.header import TensorInfo
-from pilotlight_loader.pipeline.tied_halves import PLACE_BYTES, PLACES, Half, check_tied_halves
+from pilotlight_loader.pipeline import tied_halves
+from pilotlight_loader.pipeline.tied_halves import BLOCK_BYTES, Half, check_tied_halves
 from pilotlight_loader.sources.local import LocalSource
 
-NBYTES = 2 * PLACES * PLACE_BYTES + 12
+NBYTES = 2 * BLOCK_BYTES + 12
 
 
 def half(path: Path, name: str) -> Half:
@@ -33,13 +34,15 @@ def test_tied_halves_that_are_the_same_are_let_through(tmp_path):
     check_tied_halves("here", [halves(tmp_path, None)])
 
 
-@pytest.mark.parametrize("changed", [0, NBYTES - 1, (NBYTES - PLACE_BYTES) // (PLACES - 1)])
-def test_tied_halves_are_looked_at_from_the_first_byte_to_the_last(tmp_path, changed):
+@pytest.mark.parametrize("changed", [0, NBYTES - 1, 70_000, BLOCK_BYTES - 1, BLOCK_BYTES])
+def test_tied_halves_are_compared_in_every_byte(tmp_path, changed):
     with pytest.raises(AttachMismatchError, match="head and embed are tied in the module"):
         check_tied_halves("here", [halves(tmp_path, changed)])
 
 
-def test_tied_halves_read_a_bounded_share(tmp_path, monkeypatch):
+@pytest.fixture
+def reads(monkeypatch):
+    """The length of each read."""
     asked = []
     real = LocalSource.reader
 
@@ -55,6 +58,35 @@ def test_tied_halves_read_a_bounded_share(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(LocalSource, "reader", reader)
+    return asked
+
+
+def test_tied_halves_are_read_once_in_bounded_memory(tmp_path, reads):
     check_tied_halves("here", [halves(tmp_path, None)])
 
-    assert sum(asked) == 2 * PLACES * PLACE_BYTES
+    assert sum(reads) == 2 * NBYTES
+    assert max(reads) == BLOCK_BYTES
+
+
+def test_tied_halves_that_differ_early_are_not_read_to_the_end(tmp_path, reads, monkeypatch):
+    monkeypatch.setattr(tied_halves, "BLOCK_BYTES", 64 * 1024)
+    with pytest.raises(AttachMismatchError):
+        check_tied_halves("here", [halves(tmp_path, 0)])
+
+    assert sum(reads) < NBYTES
+
+
+def test_tied_halves_of_no_bytes_are_the_same(tmp_path):
+    (tmp_path / "one").touch()
+    info = TensorInfo("embed", "U8", (0,), 0, 0)
+    empty = Half("embed", info, LocalSource(tmp_path / "one"))
+
+    check_tied_halves("here", [(empty, empty)])
+
+
+def test_tied_halves_that_cannot_be_read_are_an_error(tmp_path):
+    one, other = halves(tmp_path, None)
+    (tmp_path / "other").write_bytes(b"cut")
+
+    with pytest.raises(SourceReadError):
+        check_tied_halves("here", [(one, other)])

@@ -22,7 +22,7 @@ from pilotlight_loader.errors import (
     ObjectChangedError,
     TransientReadError,
 )
-from pilotlight_loader.pipeline import write_through
+from pilotlight_loader.pipeline import finishing, ring, write_through
 from pilotlight_loader.pipeline.delivering import delivering
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.stream import stream
@@ -334,6 +334,60 @@ def test_cancel_ends_the_completion_of_the_cache_not_the_load(delivered, entry, 
     assert entry.ends == ["abandoned"]
     assert "left before its cache" in delivered.report(None).cache_error
     assert torch.equal(delivered.tensor("t3"), weights["t3"])
+
+
+@pytest.fixture
+def hanging(entry):
+    """A disk whose fsync does not return before the test ends."""
+    hangs = threading.Event()
+    entry.publish = hangs.wait
+    yield hangs
+    hangs.set()
+
+
+@pytest.mark.usefixtures("hanging")
+def test_fsync_that_hangs_fails_no_load_whose_tensors_are_there(opened, entry, monkeypatch):
+    monkeypatch.setattr(write_through, "FLUSH_S", 0.2)
+    monkeypatch.setattr(write_through, "WRITE_S", 0.2)
+    monkeypatch.setattr(finishing, "JOIN_S", 0.1)
+    checkpoint, _ = opened()
+    names = list(checkpoint.tensors)
+    options = TransferOptions(hedge=None, complete_cache_s=0)
+    with delivering(
+        checkpoint, names, CpuDevice(), cache=Cache(entry), options=options
+    ) as delivery:
+        delivery.allow(len(delivery.plan.parts))
+        delivery.wait(timeout_s=20)
+
+    assert "did not end the cache's last write or fsync" in delivery.report(None).cache_error
+
+
+@pytest.mark.usefixtures("hanging")
+def test_cancel_while_an_fsync_hangs_keeps_the_tensors(delivered, entry, weights, monkeypatch):
+    monkeypatch.setattr(finishing, "JOIN_S", 0.1)
+    entry.is_late = False
+    entry.write_out()
+    with pytest.raises(TimeoutError):
+        delivered.wait(timeout_s=0.2)
+    delivered.cancel()
+    kept = delivered.tensor("t3")
+    delivered.close()
+
+    assert "did not end the cache's last write or fsync" in delivered.report(None).cache_error
+    assert torch.equal(kept, weights["t3"])
+
+
+def test_write_that_hangs_fails_no_load_whose_tensors_are_there(delivered, entry, monkeypatch):
+    monkeypatch.setattr(ring, "DRAIN_S", 0.1)
+    monkeypatch.setattr(entry, "abandon", lambda **_: None)  # cannot take its write back
+    with pytest.raises(TimeoutError):
+        delivered.wait(timeout_s=0.05)
+    delivered.cancel()
+    delivered.wait(timeout_s=20)
+    delivered.close()
+
+    assert delivered.report(None).cache_error is not None
+    entry.write_out()
 
 
 def test_what_lacks_is_read_again_as_parts_are(opened, file, entry):

@@ -319,6 +319,41 @@ def test_http_unknown_total_is_taken(http_store, server):
     assert read(source, 100, 10) == DATA[100:110]
 
 
+def test_http_opens_where_no_total_is_told(http_store, server):
+    # RFC 9110, 14.4: "/*", as of an object that a proxy does not have as a whole.
+    server.script("/model/blob", content_range("bytes 0-9/*"))
+    source, beginning = http_store().open_with_beginning("blob", 10)
+
+    assert beginning == DATA[:10]
+    assert (source.version.nbytes, source.version.etag) == (len(DATA), '"one"')
+    assert read(source, 100, 10) == DATA[100:110]
+
+
+def test_http_opens_where_neither_a_head_nor_a_range_tells_the_total(http_store, server):
+    server.heads["/model/blob"] = answer(405)
+    server.script("/model/blob", content_range("bytes 0-0/*"))
+
+    assert http_store().open("blob").version.nbytes == len(DATA)
+
+
+def test_http_open_where_no_total_is_told_mixes_no_versions(http_store, server):
+    def changes(handler) -> None:
+        content_range("bytes 0-9/*")(handler)
+        server.put("/model/blob", DATA, '"two"')
+
+    server.script("/model/blob", changes)
+
+    with pytest.raises(ObjectChangedError, match='"two" became "one"'):
+        http_store().open_with_beginning("blob", 10)
+
+
+def test_http_open_with_more_than_was_asked_for_is_an_error(http_store, server):
+    server.script("/model/blob", content_range("bytes 0-19/*"))
+
+    with pytest.raises(RangeAnswerError, match=re.escape("bytes 0-19/*")):
+        http_store().open_with_beginning("blob", 10)
+
+
 def test_http_encoded_body_is_an_error(http_store, server):
     source = http_store().open("blob")
     server.always = extra_headers(Content_Encoding="gzip")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -69,6 +70,30 @@ def test_receive_gives_up_on_silence(ends, nbytes):
     with pytest.raises(TimeoutError, match=r"nothing came for 0\.2 s"):
         receive(ours, bytearray(nbytes), 0.2)
     assert time.monotonic() - began_s >= 0.2
+
+
+@pytest.fixture
+def ticking() -> Iterator[None]:
+    """A timer's signal every 20 ms, as of a profiler."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize("nbytes", [HEAD_BYTES, len(LONG)])
+def test_receive_gives_up_on_silence_whatever_signals_come(ends, nbytes):
+    ours, _ = ends
+    bound_waits(ours, 0.5)
+    late = threading.Timer(10, ours.shutdown, (socket.SHUT_RDWR,))  # the test ends all the same
+    late.start()
+
+    with pytest.raises(TimeoutError, match=r"nothing came for 0\.5 s"):
+        receive(ours, bytearray(nbytes), 0.5)
+    late.cancel()
+    late.join()
 
 
 def test_receive_lets_its_caller_look_at_a_body_that_drips(ends):

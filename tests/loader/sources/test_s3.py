@@ -262,7 +262,7 @@ def test_s3_signature_that_grows_old_is_made_anew(fake_store, server, signatures
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(403, "AccessDenied"), (400, "ExpiredToken")]
+    ("status", "code"), [(403, "AccessDenied"), (400, "ExpiredToken"), (400, "RequestExpired")]
 )  # what S3 says of an old URL, and of a role's old credentials
 def test_s3_refused_signature_is_made_anew_once(fake_store, server, signatures, status, code):
     source = fake_store().open("blob")
@@ -377,13 +377,27 @@ def test_s3_stores_of_one_kind_share_their_client(fake_store):
     assert fake_store()._client is fake_store()._client
 
 
-def test_s3_refused_signature_ends_the_sharing(fake_store, server):
+@pytest.mark.parametrize(
+    ("status", "code", "is_shared"),
+    [
+        (403, "AccessDenied", True),  # so is a folder that is not for these keys
+        (403, "SignatureDoesNotMatch", True),
+        (400, "ExpiredToken", False),
+        (403, "RequestExpired", False),
+        (403, "InvalidAccessKeyId", False),
+    ],
+)
+@pytest.mark.usefixtures("signatures")
+def test_s3_client_is_forgotten_where_its_keys_may_have_expired(
+    fake_store, server, status, code, is_shared
+):
     store = fake_store()
     source = store.open("blob")
-    server.script("/bucket/model/blob", answer(403))
+    refusal = answer(status, f"<Error><Code>{code}</Code></Error>".encode())
+    server.script("/bucket/model/blob", refusal)
     read(source, 0, 10)
 
-    assert fake_store()._client is not store._client
+    assert (fake_store()._client is store._client) == is_shared
 
 
 def test_s3_closed_store_leaves_the_client_to_the_others(bucket, s3_store):

@@ -57,6 +57,21 @@ def test_s3_clients_make_another_for_one_that_was_refused(clients):
     assert clients.get(SETTINGS, "a") is not before
 
 
+def test_s3_clients_forget_a_refused_one_now_and_then_only():
+    now_s = [0.0]
+    clients = S3Clients(lambda _settings, _location: object(), lambda: now_s[0])
+    first = clients.get(SETTINGS, "a")
+    clients.refused(first)
+    second = clients.get(SETTINGS, "a")
+    clients.refused(second)  # keys that are no good at all
+    assert second is not first
+    assert clients.get(SETTINGS, "a") is second
+
+    now_s[0] = s3_clients.REFUSED_EVERY_S
+    clients.refused(second)
+    assert clients.get(SETTINGS, "a") is not second
+
+
 def test_s3_clients_keep_the_most_recently_used(clients, monkeypatch):
     monkeypatch.setattr(s3_clients, "MAX_CLIENTS", 2)
     first = clients.get(SETTINGS, "a")

@@ -43,6 +43,11 @@ class LocalCases:
         self._huge.fill_(1)
         self._target.fill_(0)
         self._mapped: torch.Tensor | None = _mapped(large.path)
+        # Once without a clock: what a virtual machine has not used for long, its host brings back
+        # page by page (2 GB: 1.2 s), and the side that came first would pay that for all.
+        large.keep_resident()
+        self._fill()
+        self._copy_mapped()
 
     def turn(self) -> None:
         self._large.keep_resident()
