@@ -21,6 +21,7 @@ from pilotlight_platform.preflight import check_machine
 from pilotlight_platform.settings import Settings
 
 _PACKAGES = ("pilotlight", "torch", "ray", "transformers", "safetensors")
+_KERNELS = "llvmlite"  # compiles kernels of quantized weights; without it torch's do
 _MIN_FREE_MEMORY_BYTES = 2 << 30  # Ray, gateway, scheduler and one worker with torch
 
 
@@ -56,10 +57,11 @@ def diagnose(settings: Settings, store: str | None = None) -> Diagnosis:
     *store* is the location of a checkpoint, through which its host or bucket is measured.
     """
     machine = read_machine()
-    found = versions(_PACKAGES)
+    found = versions((*_PACKAGES, _KERNELS))
     checks = [
         Check("python", "ok", platform.python_version()),
         *_packages(found),
+        _kernels(found[_KERNELS]),
         _memory(),
         _redis(settings),
     ]
@@ -89,6 +91,13 @@ def _packages(found: dict[str, str | None]) -> list[Check]:
         )
         for name in _PACKAGES
     ]
+
+
+def _kernels(version: str | None) -> Check:
+    if version is None:
+        message = "not installed: quantized weights are multiplied by torch, most of them slower"
+        return Check(_KERNELS, "warn", message)
+    return Check(_KERNELS, "ok", version)
 
 
 def _store(location: str, measured: dict[str, StoreLink]) -> Check:

@@ -9,6 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from pilotlight_deploy import doctor
 from pilotlight_deploy.cli import app
 from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_platform.address import PlatformAddress, write_address
@@ -220,6 +221,18 @@ def test_doctor_tells_whether_the_machine_is_fit(invoke, home):
     assert result.exit_code == (ExitCode.OK if value["fit"] else ExitCode.MACHINE_UNFIT)
     assert {check["name"] for check in value["checks"]} >= {"redis", "memory", "disk", "start"}
     assert json.loads((home / "links.json").read_text()) == value["links"]
+
+
+def test_doctor_warns_where_no_kernel_can_be_compiled(invoke, monkeypatch):
+    real = doctor.versions
+    monkeypatch.setattr(doctor, "versions", lambda names: {**real(names), "llvmlite": None})
+    result = invoke("doctor", "--json")
+    value = json.loads(result.stdout)
+    (check,) = (check for check in value["checks"] if check["name"] == "llvmlite")
+
+    assert result.exit_code == (ExitCode.OK if value["fit"] else ExitCode.MACHINE_UNFIT)
+    assert check["status"] == "warn"
+    assert "torch" in check["value"]
 
 
 def test_doctor_fails_when_the_port_is_taken(invoke, monkeypatch):

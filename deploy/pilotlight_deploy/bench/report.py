@@ -17,7 +17,7 @@ from pilotlight_deploy.machine import Machine, read_machine, versions
 
 _PACKAGES = (
     *("pilotlight", "torch", "ray", "transformers", "safetensors"),
-    *("boto3", "runai-model-streamer", "llama-cpp-python"),
+    *("boto3", "llvmlite", "runai-model-streamer", "llama-cpp-python"),
 )
 
 Better = Literal["lower", "higher"]

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from pilotlight_loader.quantize import products
+from pilotlight_loader.quantize.kernels import chosen
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, StoredMatrix
 
 _CODES, _SCALES = "weight" + CODES_SUFFIX, "weight" + SCALES_SUFFIX
@@ -61,10 +62,13 @@ def accept_quantized(
 ) -> None:
     """Let the layers that own these weights take their codes; they stay the same objects.
 
+    Compiles the kernels that they multiply with: before a request, not by one.
     *dtypes*: of the scales. A tied weight is named by each of its layers. Raises ValueError for
     the weight of anything but a plain nn.Linear or nn.Embedding, or one of another shape.
     """
     layers = {name: _layer(module, name, matrix) for name, matrix in matrices.items()}
+    for kind, block in {(matrix.scheme.kind, matrix.block) for matrix in matrices.values()}:
+        chosen.prepare(kind, block)
     weights = {name: layer.weight for name, layer in layers.items()}  # kept: ids are used below
     shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # so that ties stay ties
     for name, layer in layers.items():

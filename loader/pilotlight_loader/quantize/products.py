@@ -1,22 +1,31 @@
 """x @ weight.T for quantized weights on a CPU, by the kernel that is fastest for so many rows.
 
-Measured figures stand in docs/quantization.md. All x are [rows, K] and contiguous.
+Compiled kernels where the process has them (kernels/chosen.py), else torch's operators. Measured
+figures stand in docs/quantization.md. All x are [rows, K] and contiguous.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from pilotlight_loader.quantize import int4_layout
+from pilotlight_loader.quantize.kernels import byte_product, chosen
+from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
 from pilotlight_loader.quantize.scratch import scratch
 
 _CHUNK_ELEMENTS = 1 << 22  # dequantized at once: 8 MiB in bfloat16, which a last-level cache holds
 # Up to so many rows torch's kernels, which decode a weight again for every four, are the faster.
 INT8_KERNEL_ROWS = 4
 INT4_KERNEL_ROWS = 32
+_INT8_COMPILED_NUMBERS = (
+    6144  # of x, in float32: with more, torch is faster; 24 KiB of a first cache
+)
+INT4_KERNEL_ROWS_BESIDE_COMPILED = 16  # where a compiled kernel can dequantize
+_INT8_KERNEL_WIDTHS = 16  # for others torch's kernel (2.13) ends the process
 # Private operators; by overload, which spares each call the choice of one.
 _INT8_KERNEL: Any = torch.ops.aten._weight_int8pack_mm.default
 _INT4_KERNEL: Any = torch.ops.aten._weight_int4pack_mm_for_cpu.default
@@ -25,7 +34,16 @@ _FLIPPED = int.from_bytes(b"\x88" * 8, "little", signed=True)  # the top bit of 
 
 def int8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """*codes* int8 [N, K], *scales* [N] of x' dtype. Codes are exact in bfloat16, too."""
-    if x.shape[0] <= INT8_KERNEL_ROWS and x.dtype == scales.dtype:
+    small = x.shape[0] <= byte_product.MAX_ROWS and x.numel() <= _INT8_COMPILED_NUMBERS
+    if small and chosen.fits(x, codes, scales):
+        compiled = chosen.byte_product("int8")
+        if compiled is not None:
+            return compiled.rows(x, codes, scales)
+    if (
+        x.shape[0] <= INT8_KERNEL_ROWS
+        and x.dtype == scales.dtype
+        and x.shape[1] % _INT8_KERNEL_WIDTHS == 0
+    ):
         product: torch.Tensor = _INT8_KERNEL(x, codes, scales)
         return product
     return _by_rows(x, codes, scales)
@@ -35,38 +53,72 @@ def int4_linear(
     x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor, block: int
 ) -> torch.Tensor:
     """*packed* uint8 [N, K / 2] in blocks of *block*, *pairs* [groups, N, 2] of x' dtype."""
-    if (
-        x.shape[0] <= INT4_KERNEL_ROWS
-        and x.dtype == pairs.dtype
-        and block == int4_layout.kernel_block()
-    ):
-        group = x.shape[1] // pairs.shape[0]
-        product: torch.Tensor = _INT4_KERNEL(x, packed, group, pairs)
+    rows = x.shape[0]
+    takes = x.dtype == pairs.dtype and block == int4_layout.kernel_block()
+    if not takes or rows > INT4_KERNEL_ROWS_BESIDE_COMPILED:
+        compiled = chosen.int4_weight(block) if chosen.fits(x, packed, pairs) else None
+        if compiled is not None:
+            return _by_parts(x, packed, pairs, block, compiled)
+    if takes and rows <= INT4_KERNEL_ROWS:
+        product: torch.Tensor = _INT4_KERNEL(x, packed, x.shape[1] // pairs.shape[0], pairs)
         return product
     return _by_tiles(x, packed, pairs, block)
 
 
 def fp8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """*codes* e4m3 [N, K], *scales* [N]. Codes are exact in bfloat16, and scaled afterwards."""
-    return _by_rows(x, codes, scales)
+    compiled = chosen.byte_product("fp8") if chosen.fits(x, codes, scales) else None
+    if compiled is None:
+        return _by_rows(x, codes, scales)
+    if x.shape[0] <= byte_product.MAX_ROWS:
+        return compiled.rows(x, codes, scales)
+    return _by_rows(x, codes, scales, compiled.numbers)
 
 
-def _by_rows(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+def _copy(codes: torch.Tensor, numbers: torch.Tensor) -> None:
+    numbers.copy_(codes)
+
+
+def _by_rows(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    convert: Callable[[torch.Tensor, torch.Tensor], None] = _copy,
+) -> torch.Tensor:
     """Rows of the weight at a time, as numbers of x' dtype; their scale is the product's."""
     rows, columns = codes.shape
     step = max(1, _CHUNK_ELEMENTS // columns)
     if rows <= step:
-        weight = scratch(codes.shape, x.dtype).copy_(codes)
+        weight = scratch(codes.shape, x.dtype)
+        convert(codes, weight)
         return functional.linear(x, weight) * scales
     product = torch.empty(x.shape[0], rows, dtype=x.dtype)
     for start in range(0, rows, step):
         part = codes[start : start + step]
-        weight = scratch(part.shape, x.dtype).copy_(part)
+        weight = scratch(part.shape, x.dtype)
+        convert(part, weight)
         torch.mul(
             functional.linear(x, weight),
             scales[start : start + step],
             out=product[:, start : start + step],
         )
+    return product
+
+
+def _by_parts(
+    x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor, block: int, compiled: Int4Weight
+) -> torch.Tensor:
+    """Blocks of rows at a time, dequantized to [K, rows] in one pass."""
+    rows, columns = packed.shape[0], packed.shape[1] * 2
+    step = max(1, _CHUNK_ELEMENTS // (columns * block)) * block
+    product = torch.empty(x.shape[0], rows, dtype=x.dtype)
+    for start in range(0, rows, step):
+        span = slice(start, min(start + step, rows))
+        weight = scratch((columns, span.stop - start), x.dtype)
+        compiled.dequantize(packed, pairs, start, weight)
+        if step >= rows:
+            return torch.mm(x, weight, out=product)
+        product[:, span] = x @ weight
     return product
 
 

@@ -4,12 +4,22 @@ import pytest
 import torch
 
 from pilotlight_loader.quantize import cpu_layout, int4_layout, products
+from pilotlight_loader.quantize.kernels import chosen
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.stored import StoredMatrix
 
-ROWS = [1, 4, 5, 32, 33]
+ROWS = [1, 3, 4, 5, 16, 17, 32, 33]
 SCHEMES = [INT8, INT4, Scheme("int4", 32), FP8]
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch's"])
+def kernels(request, monkeypatch):
+    """Both ways, one of them where nothing can be compiled."""
+    if request.param == "compiled":
+        pytest.importorskip("llvmlite")
+        return
+    monkeypatch.setattr(chosen, "_chosen", dict.fromkeys(("int8", "fp8", *int4_layout.BLOCKS)))
 
 
 def product(x, scheme, *, shape=(192, 256), block=None):
@@ -68,6 +78,15 @@ def test_product_of_no_number_is_no_number(rows, scheme, bad) -> None:
 
     assert not torch.isfinite(actual[0]).any()
     assert torch.isfinite(actual[1:]).all()
+
+
+@pytest.mark.parametrize("columns", [40, 63, 96, 3072])
+@pytest.mark.parametrize("scheme", [INT8, FP8], ids=str)
+@pytest.mark.parametrize("rows", [1, 4, 40])
+def test_product_with_any_number_of_columns(rows, scheme, columns) -> None:
+    assert_near(
+        *product(some_x(rows, columns=columns), scheme, shape=(70, columns)), torch.bfloat16
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 40])

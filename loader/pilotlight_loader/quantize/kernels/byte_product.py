@@ -1,0 +1,64 @@
+"""x @ weight.T for a weight of one byte a number, by the kernels of byte_rows and fp8_dense."""
+
+from __future__ import annotations
+
+import torch
+
+from pilotlight_loader.quantize.kernels import byte_rows, fp8_dense
+from pilotlight_loader.quantize.kernels.byte_rows import ByteKind
+from pilotlight_loader.quantize.kernels.compiler import Compiler, run
+from pilotlight_loader.quantize.kernels.trial import WIDTH, compare
+from pilotlight_loader.quantize.scratch import scratch
+
+_HEIGHTS = (1, 2, 4)  # rows of x that kernels are compiled for; three are as slow as four
+MAX_ROWS = 4
+
+
+class ByteProduct:
+    """For bfloat16; checks no shapes (fits() and files do)."""
+
+    def __init__(self, compiler: Compiler, kind: ByteKind) -> None:
+        self._kind = kind
+        kernels = [byte_rows.functions(kind, height, compiler.target) for height in _HEIGHTS]
+        *rows, dense = compiler.compile([*kernels, fp8_dense.functions(compiler.target)])
+        by_height = dict(zip(_HEIGHTS, rows, strict=True))
+        heights = [min(h for h in _HEIGHTS if h >= rows) for rows in range(MAX_ROWS + 1)]
+        self._by_rows = [(height, by_height[height]) for height in heights]
+        self._dense = dense
+
+    def rows(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        """The product of 1 to MAX_ROWS rows; *codes* [N, K], *scales* [N]."""
+        rows = x.shape[0]
+        height, width = codes.shape
+        compiled_rows, kernel = self._by_rows[rows]
+        product = torch.empty(compiled_rows, height, dtype=x.dtype)
+        floats = scratch((compiled_rows * width,), torch.float32)
+        run(
+            kernel,
+            *(x.data_ptr(), floats.data_ptr(), codes.data_ptr(), scales.data_ptr()),
+            *(product.data_ptr(), height, width, rows),
+        )
+        return product if rows == compiled_rows else product[:rows]
+
+    def numbers(self, codes: torch.Tensor, numbers: torch.Tensor) -> None:
+        """Fill *numbers* with what fp8 codes are without their scales."""
+        run(self._dense, codes.data_ptr(), numbers.data_ptr(), codes.numel())
+
+    def try_out(self) -> None:
+        """Raises ArithmeticError where it computes something else."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(MAX_ROWS, WIDTH, generator=generator).bfloat16()
+        height = 97
+        codes = (torch.arange(height * WIDTH) * 37 % 256).to(torch.uint8).view(height, WIDTH)
+        codes = codes.view(torch.int8)
+        if self._kind == "fp8":
+            codes = codes.view(torch.float8_e4m3fn)
+            codes = codes.float().nan_to_num(0.0).to(codes.dtype)  # of 256, two are NaN
+            numbers = torch.empty(codes.shape, dtype=x.dtype)
+            self.numbers(codes, numbers)
+            compare("fp8", numbers, codes.double())
+        scales = torch.linspace(0.5, 1.5, height).to(x.dtype)
+        dense = codes.double() * scales.double()[:, None]
+        for rows in range(1, MAX_ROWS + 1):
+            product = self.rows(x[:rows], codes, scales)
+            compare(f"{self._kind}, {rows} rows", product, x[:rows].double() @ dense.t())

@@ -1,0 +1,54 @@
+"""A weight of 4 bits as numbers, by the kernel of int4_dense."""
+
+from __future__ import annotations
+
+import torch
+
+from pilotlight_loader.quantize import int4_layout
+from pilotlight_loader.quantize.kernels import int4_dense
+from pilotlight_loader.quantize.kernels.compiler import Compiler, run
+from pilotlight_loader.quantize.kernels.trial import WIDTH, compare
+
+_TRIED_GROUP = 32
+
+
+class Int4Weight:
+    """For bfloat16 and one block of the layout; checks no shapes (fits() and files do)."""
+
+    def __init__(self, compiler: Compiler, block: int) -> None:
+        self._block = block
+        self._kernel = compiler.compile([int4_dense.functions(block, compiler.target)])[0]
+
+    def dequantize(
+        self, packed: torch.Tensor, pairs: torch.Tensor, first_row: int, weight: torch.Tensor
+    ) -> None:
+        """Fill *weight* [K, n] with n rows from *first_row* on; both are multiples of the block.
+
+        *packed* and *pairs* are those of the whole weight, as in int4_layout.
+        """
+        width, rows = weight.shape
+        groups, height = pairs.shape[:2]
+        pair_bytes = 2 * pairs.element_size()
+        run(
+            self._kernel,
+            packed.data_ptr() + first_row * (width // 2),
+            pairs.data_ptr() + first_row * pair_bytes,
+            *(weight.data_ptr(), rows // self._block, width, groups),
+            *(height * pair_bytes, rows * weight.element_size()),
+        )
+
+    def try_out(self) -> None:
+        """Raises ArithmeticError where it computes something else."""
+        block = self._block
+        height, groups = 3 * block, WIDTH // _TRIED_GROUP
+        codes = (torch.arange(height * WIDTH) * 37 % 61 % 16).to(torch.uint8).view(height, WIDTH)
+        scales = torch.linspace(-1.5, 1.5, height * groups).view(height, groups).bfloat16()
+        zeros = scales.flip(0) * 3
+        dense = (codes.double() - 8).view(height, groups, -1) * scales.double()[..., None]
+        dense = (dense + zeros.double()[..., None]).view(height, WIDTH)
+        packed = int4_layout.pack(codes, block)
+        pairs = int4_layout.pack_scales(scales, zeros)
+        for first in (0, block):
+            weight = torch.empty(WIDTH, height - block, dtype=scales.dtype)
+            self.dequantize(packed, pairs, first, weight)
+            compare("int4", weight, dense.t()[:, first : first + height - block])

@@ -1,0 +1,16 @@
+"""Compilers for this CPU, and for one with narrower registers that rounds step by step."""
+
+import pytest
+
+from pilotlight_loader.quantize.kernels.assembly import Target
+from pilotlight_loader.quantize.kernels.compiler import Compiler
+
+NARROW = Target(lanes=8, rounds_to_bfloat=False)
+
+
+@pytest.fixture(scope="session")
+def compilers():
+    pytest.importorskip("llvmlite")
+    ours, narrow = Compiler(), Compiler()
+    narrow.target = NARROW
+    return {"ours": ours, "narrow": narrow}

@@ -1,0 +1,122 @@
+"""A compiled kernel serves only where it can be made, and computes what it should."""
+
+import logging
+import re
+import sys
+
+import pytest
+import torch
+
+from pilotlight_loader.quantize import products
+from pilotlight_loader.quantize.kernels import assembly, byte_rows, chosen, int4_dense
+from pilotlight_loader.quantize.kernels.compiler import Compiler
+
+
+@pytest.fixture(autouse=True)
+def unchosen(monkeypatch):
+    """As in a process that has not multiplied yet."""
+    pytest.importorskip("llvmlite")
+    monkeypatch.setattr(chosen, "_chosen", {})
+    chosen._compiler.cache_clear()
+    yield
+    chosen._compiler.cache_clear()
+
+
+def some_product():
+    codes = torch.arange(48 * 64).remainder(251).sub(125).to(torch.int8).view(48, 64)
+    scales = torch.linspace(0.1, 1.0, 48).bfloat16()
+    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = (x.double() @ codes.double().t()) * scales.double()
+    actual = products.int8_linear(x, codes, scales).double()
+    return float((actual - expected).norm() / expected.norm())
+
+
+def test_product_is_compiled_once(monkeypatch) -> None:
+    first = chosen.byte_product("int8")
+    chosen.prepare("int8", 0)
+
+    assert first is not None
+    assert chosen.byte_product("int8") is first
+
+
+def test_product_without_llvmlite_is_torchs(monkeypatch, caplog) -> None:
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
+    caplog.set_level(logging.INFO, chosen.__name__)
+
+    assert chosen.byte_product("int8") is None
+    assert chosen.int4_weight(64) is None
+    assert some_product() < 6e-3
+    assert [record.getMessage() for record in caplog.records] == [
+        "kernels_not_compiled reason='llvmlite is not installed'"
+    ]
+
+
+def test_product_on_a_cpu_that_lacks_instructions_is_torchs(monkeypatch) -> None:
+    import llvmlite.binding  # noqa: PLC0415  # the optional part
+
+    features = llvmlite.binding.get_host_cpu_features()
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: features)
+    features["f16c"] = False
+
+    assert chosen.byte_product("fp8") is None
+    assert some_product() < 6e-3
+
+
+def test_wrong_kernel_never_serves(monkeypatch, caplog) -> None:
+    real = byte_rows._int8
+
+    def doubled(write, codes):
+        value = real(write, codes)
+        return write.let(f"fadd {write.floats} {value}, {value}")
+
+    monkeypatch.setattr(byte_rows, "_int8", doubled)
+
+    assert some_product() < 6e-3
+    assert some_product() < 6e-3
+    (record,) = caplog.records
+    assert "kernel=int8" in record.getMessage()
+    assert "wrong by" in record.getMessage()
+
+
+def test_wrong_int4_kernel_is_refused(monkeypatch) -> None:
+    real = int4_dense.codes_of
+    monkeypatch.setattr(int4_dense, "codes_of", lambda *args: real(*args)[::-1])
+
+    assert chosen.int4_weight(64) is None
+    assert chosen.byte_product("int8") is not None
+
+
+def test_code_that_calls_what_is_not_there_is_refused(monkeypatch) -> None:
+    real = assembly.Function.run_by_threads
+
+    def calling(function, body):
+        function.do("call void @nowhere()")
+        real(function, body)
+
+    monkeypatch.setattr(assembly.Function, "run_by_threads", calling)
+    monkeypatch.setattr(assembly, "DECLARED", (*assembly.DECLARED, "declare void @nowhere()"))
+
+    assert chosen.byte_product("int8") is None
+    assert some_product() < 6e-3
+
+
+def test_fits_only_what_kernels_read() -> None:
+    x = torch.randn(2, 128).bfloat16()
+    codes, scales = torch.ones(4, 64, dtype=torch.int8), torch.ones(4).bfloat16()
+
+    assert not chosen.fits(x[:, :64], codes, scales)
+    assert chosen.fits(x[:, :64].contiguous(), codes, scales)
+    assert not chosen.fits(x[:, :64].float().contiguous(), codes, scales.float())
+    assert not chosen.fits(x[:, :63].contiguous(), codes[:, :63].contiguous(), scales)
+
+
+def test_threads_are_those_of_torch() -> None:
+    openmp = Compiler()._openmp["GOMP_parallel"]
+    with open("/proc/self/maps") as maps:
+        lines = [line.split() for line in maps if re.search(r"/lib(g|i)?omp\d*\b.*\.so", line)]
+    libraries = {line[-1] for line in lines}
+    ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines]
+
+    assert len(libraries) == 1
+    assert any(start <= openmp < end for start, end in ranges)
