@@ -17,6 +17,9 @@ _CHUNK_ELEMENTS = 1 << 22  # dequantized at once: 8 MiB in bfloat16, which a las
 # Up to so many rows torch's kernels, which decode a weight again for every four, are the faster.
 INT8_KERNEL_ROWS = 4
 INT4_KERNEL_ROWS = 32
+# torch's int8 kernel reads columns by sixteen, and beyond the weight's end where there are others:
+# wrong products, or the end of the process (torch 2.13).
+_INT8_KERNEL_COLUMNS = 16
 # Private operators; by overload, which spares each call the choice of one.
 _INT8_KERNEL: Any = torch.ops.aten._weight_int8pack_mm.default
 _INT4_KERNEL: Any = torch.ops.aten._weight_int4pack_mm_for_cpu.default
@@ -25,7 +28,11 @@ _FLIPPED = int.from_bytes(b"\x88" * 8, "little", signed=True)  # the top bit of 
 
 def int8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """*codes* int8 [N, K], *scales* [N] of x' dtype. Codes are exact in bfloat16, too."""
-    if x.shape[0] <= INT8_KERNEL_ROWS and x.dtype == scales.dtype:
+    if (
+        x.shape[0] <= INT8_KERNEL_ROWS
+        and x.dtype == scales.dtype
+        and codes.shape[1] % _INT8_KERNEL_COLUMNS == 0
+    ):
         product: torch.Tensor = _INT8_KERNEL(x, codes, scales)
         return product
     return _by_rows(x, codes, scales)
