@@ -183,7 +183,7 @@ def _quantize(
                 _check_patience(model, quantizing)
                 tokenizer = load_tokenizer(source.path)
                 windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
-                quantized = write(GptqRounding(model, windows))
+                quantized = write(GptqRounding(model, windows, baked.path.parent))
                 rounding = "gptq"
             except (DiskFullError, MemoryError, OSError):
                 raise  # it may pass: what is rounded otherwise is baked once and for all
