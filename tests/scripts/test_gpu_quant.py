@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,17 @@ def main():
 
 
 @pytest.fixture(scope="module")
-def run(main, tmp_path_factory):
+def shared_memory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def run(main, tmp_path_factory, shared_memory):
     """Its exit status, its report, and the directories in which it worked."""
 
     def run_it(device: str, *more: str) -> tuple[int, dict[str, Any], list[Path]]:
-        places = [tmp_path_factory.mktemp("disk"), tmp_path_factory.mktemp("memory")]
+        places = [tmp_path_factory.mktemp("disk"), shared_memory]
         out = tmp_path_factory.mktemp("out") / "report.json"
         given = ["--shape", "tiny", "--device", device, "--out", str(out), *more]
         given += ["--directory", str(places[0]), "--memory", str(places[1])]

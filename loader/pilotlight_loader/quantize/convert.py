@@ -15,6 +15,7 @@ from pilotlight_loader.baked import BakedCheckpoint
 from pilotlight_loader.baked_writer import Entry, Progress, write_baked
 from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import CheckpointError, QuantizationError
+from pilotlight_loader.freed_memory import give_back
 from pilotlight_loader.host_bytes import host_bytes
 from pilotlight_loader.manifest import Manifest
 from pilotlight_loader.quantize import cpu_layout
@@ -83,6 +84,7 @@ class _Weights:
         if name in self.baked.tensors or weight not in self.stored:
             return host_bytes(self._plain(name))
         codes, scales = self._quantized(weight)
+        give_back()  # what rounding took
         self.scales = (weight + SCALES_SUFFIX, scales)
         return host_bytes(codes)
 
