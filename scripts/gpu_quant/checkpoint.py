@@ -32,7 +32,7 @@ from pilotlight_loader.dtypes import torch_dtype
 from pilotlight_loader.host_bytes import host_bytes
 from pilotlight_loader.manifest import Manifest
 from pilotlight_loader.module_tensors import module_tensors
-from pilotlight_loader.quantize import tile_layout
+from pilotlight_loader.quantize import cuda_products, tile_layout
 from pilotlight_loader.quantize.layers import QuantizedLinear, accept_quantized
 from pilotlight_loader.quantize.matrix import FP8_MAX, Kind
 from pilotlight_loader.quantize.plan import plan_quantized
@@ -163,5 +163,10 @@ def layers_by_matrix(module: nn.Module) -> Mapping[StoredMatrix, QuantizedLinear
 def rehearse(module: nn.Module, device: torch.device) -> None:
     """What a worker asks of its GPU before there is a request."""
     for stored in layers_by_matrix(module):
-        if device.type == "cuda" and stored.block == tile_layout.BLOCK:
+        if device.type != "cuda":
+            return
+        if stored.block == tile_layout.BLOCK:
             tile_layout.has_kernel(device, stored.shape, stored.scheme.group)
+        else:
+            dtype = torch.int8 if stored.scheme.kind == "int8" else torch.float8_e4m3fn
+            cuda_products.byte_kernel_for(device, dtype, stored.shape)

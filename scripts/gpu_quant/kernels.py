@@ -32,14 +32,14 @@ def logits_error(bench: Bench) -> float:
     module = bench.module()
     with leased(bench) as checkpoint:
         load(checkpoint, module, bench.device)
-    few_rows = cuda_products.INT4_KERNEL_ROWS
+    few_rows = cuda_products.INT4_KERNEL_ROWS, cuda_products.BYTE_KERNEL_ROWS
     with torch.inference_mode():
         actual = module(bench.prompt, use_cache=False).logits[0, -1].float()
         try:
-            cuda_products.INT4_KERNEL_ROWS = 0
+            cuda_products.INT4_KERNEL_ROWS = cuda_products.BYTE_KERNEL_ROWS = 0
             expected = module(bench.prompt, use_cache=False).logits[0, -1].float()
         finally:
-            cuda_products.INT4_KERNEL_ROWS = few_rows
+            cuda_products.INT4_KERNEL_ROWS, cuda_products.BYTE_KERNEL_ROWS = few_rows
     return float((actual - expected).abs().max() / expected.abs().max())
 
 
@@ -128,6 +128,10 @@ def _byte_served(_stored: StoredMatrix, x: Any, codes: Any, scales: Any) -> torc
     return cuda_products.byte_linear(x, codes, scales)
 
 
+def _byte_dequantized(_stored: StoredMatrix, x: Any, codes: Any, scales: Any) -> torch.Tensor:
+    return functional.linear(x, codes.to(x.dtype)) * scales
+
+
 def _int8_pack(_stored: StoredMatrix, x: Any, codes: Any, scales: Any) -> torch.Tensor:
     return torch.ops.aten._weight_int8pack_mm(x, codes, scales)
 
@@ -147,8 +151,12 @@ def _scaled_mm(_stored: StoredMatrix, x: Any, codes: Any, scales: Any) -> torch.
 
 WAYS: dict[str, dict[str, Callable[..., torch.Tensor]]] = {
     "int4": {"served": _int4_served, "kernel": _int4_kernel, "dequantized": _int4_dequantized},
-    "int8": {"served": _byte_served, "_weight_int8pack_mm": _int8_pack},
-    "fp8": {"served": _byte_served, "_scaled_mm": _scaled_mm},
+    "int8": {
+        "served": _byte_served,
+        "dequantized": _byte_dequantized,
+        "_weight_int8pack_mm": _int8_pack,
+    },
+    "fp8": {"served": _byte_served, "dequantized": _byte_dequantized, "_scaled_mm": _scaled_mm},
 }
 
 

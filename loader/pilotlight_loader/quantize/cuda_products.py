@@ -1,23 +1,32 @@
 """x @ weight.T for quantized weights on a GPU: torch's kernel where it has one, else dequantized.
 
-Written without a GPU: tile_layout.has_kernel() compares the kernel with the dequantized product
-before it is used. int8 and fp8 always dequantize: torch's `_weight_int8pack_mm` is one thread for
-each output in float32 there, and `_scaled_mm` wants activations in 8 bits, which would round what
-the model's own dtype does not. All of it runs on a CPU, too, and has the same bits by any chunks.
+Written without a GPU: kernels are compared with the dequantized product before they are used.
+torch's are not used for int8 and fp8: its `_weight_int8pack_mm` is one thread for each output in
+float32 there, and `_scaled_mm` wants activations in 8 bits, which would round what the model's own
+dtype does not. All but the kernels runs on a CPU, too, and has the same bits by any chunks.
 """
 
 from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
 
 from pilotlight_loader.quantize import int4_layout, tile_layout
 
+logger = logging.getLogger(__name__)
+
 # Dequantized at once: 128 MiB in bfloat16, one weight of a 7B model.
 _CHUNK_ELEMENTS = 1 << 26
 # The kernel decodes a weight again for every 16 rows. Not measured: four times what one row costs
 # is about what it takes to write a weight in bfloat16 and read it again.
 INT4_KERNEL_ROWS = 64
+BYTE_KERNEL_ROWS = 16  # what it reads the weight once for
+
+ByteLinear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def int4_linear(
@@ -61,6 +70,10 @@ def dequantized(
 def byte_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """*codes* int8 or e4m3 [N, K], *scales* [N]. Codes are exact in every dtype of x."""
     rows, columns = codes.shape
+    if x.is_cuda and x.shape[0] <= BYTE_KERNEL_ROWS and x.dtype == scales.dtype == torch.bfloat16:
+        kernel = byte_kernel_for(x.device, codes.dtype, (rows, columns))
+        if kernel is not None:
+            return kernel(x, codes, scales)
     step = max(1, _CHUNK_ELEMENTS // columns)
     product = x.new_empty(x.shape[0], rows)
     for start in range(0, rows, step):
@@ -71,3 +84,26 @@ def byte_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> t
         else:
             torch.mul(functional.linear(x, weight), scales[span], out=product[:, span])
     return product
+
+
+@functools.cache
+def byte_kernel_for(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int]
+) -> ByteLinear | None:
+    """Triton's kernel for codes of *dtype* [N, K], tried on *device*; None: it is not there.
+
+    The first time is for a rehearsal: it is compiled then.
+    """
+    try:
+        # Where it is needed: CPU builds of torch come without Triton.
+        from pilotlight_loader.quantize import byte_kernel  # noqa: PLC0415
+
+        byte_kernel.check(device, dtype, shape)
+    except torch.OutOfMemoryError:
+        raise  # it says nothing about the kernel
+    except Exception as error:  # Triton's, for a GPU without e4m3, or another version
+        logger.warning(
+            "byte_cuda_kernel_unsupported dtype=%s shape=%s reason=%r", dtype, list(shape), error
+        )
+        return None
+    return byte_kernel.linear
