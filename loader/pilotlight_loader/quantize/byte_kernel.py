@@ -56,7 +56,8 @@ def linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.
     """*x* bfloat16 [at most ROWS, K], *codes* int8 or e4m3 [N, K], *scales* bfloat16 [N]."""
     rows, columns = codes.shape
     product = x.new_empty(x.shape[0], rows)
-    with torch.cuda.device_of(x):  # Triton launches on the current device
+    # Triton launches on the current device.
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         _KERNEL[(triton.cdiv(rows, _BLOCK_ROWS),)](
             *(x.contiguous(), codes, scales, product, x.shape[0], rows, columns),
             *(ROWS, _BLOCK_ROWS, _BLOCK_COLUMNS, _MULTIPLIED_IN),
