@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from shutil import copyfile, disk_usage
 from typing import Any
@@ -46,6 +47,7 @@ class Bench:
     memory: Path  # the same file on tmpfs
     baked: BakedCheckpoint
     arena: Arena
+    module: Callable[[], Any]  # as a worker has it: no weights
     tokens: dict[str, int] = field(default_factory=dict)  # what each case answered
 
     @property
@@ -76,8 +78,9 @@ def set_up(asked: argparse.Namespace) -> Iterator[Bench]:
         device = make_device(asked.device)
         stack.callback(device.close)
         device.register(arena.pieces())
-        prompt = torch.arange(1, PROMPT_TOKENS + 1, device=torch_device).view(1, -1)
-        yield Bench(config, device, torch_device, prompt, directory, memory, baked, arena)
+        prompt = some_prompt(torch_device)
+        module = partial(skeleton, config)
+        yield Bench(config, device, torch_device, prompt, directory, memory, baked, arena, module)
 
 
 def check_room(config: MptConfig, memory: Path) -> None:
@@ -89,18 +92,23 @@ def check_room(config: MptConfig, memory: Path) -> None:
 
 
 def write_checkpoint(config: MptConfig, directory: Path, device: torch.device) -> BakedCheckpoint:
-    """Random weights, baked in the order that a narrow model of as many layers shows."""
+    """Random weights, baked in execution order."""
     module = skeleton(config).to_empty(device="cpu")
     module.tie_weights()
     torch.manual_seed(0)
     for parameter in module.parameters():  # made on the GPU: the CPU would take a minute
         noise = torch.randn(parameter.shape, dtype=parameter.dtype, device=device)
         parameter.data.copy_(noise.mul_(0.02))
-    narrow = AutoModelForCausalLM.from_config(mpt(64, config.n_layers, 4, 128)).eval()
-    order = record_execution_order(narrow, lambda: narrow(torch.tensor([[1, 2]])))
+    order = execution_order(config)
     config.save_pretrained(directory)
     path = directory / "model.safetensors"
     return bake(module, path, order=order, metadata={})
+
+
+def execution_order(config: MptConfig) -> list[str]:
+    """That of a narrow model of as many layers."""
+    narrow = AutoModelForCausalLM.from_config(mpt(64, config.n_layers, 4, 128)).eval()
+    return list(record_execution_order(narrow, lambda: narrow(torch.tensor([[1, 2]]))))
 
 
 def mpt(width: int, layers: int, heads: int, vocabulary: int) -> MptConfig:
@@ -130,6 +138,10 @@ def make_device(kind: str) -> Device:
     device = SimulatedDevice()
     device.run()
     return device
+
+
+def some_prompt(device: torch.device) -> torch.Tensor:
+    return torch.arange(1, PROMPT_TOKENS + 1, device=device).view(1, -1)
 
 
 def answer(bench: Bench, module: nn.Module) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gpu_load.bench import KEY, Bench, answer, skeleton
+from gpu_load.bench import KEY, Bench, answer
 from gpu_load.page_cache import evict, keep_resident
 from gpu_load.peers import installed, time_peer
 from pilotlight_loader import begin_load, load, open_checkpoint
@@ -32,7 +32,7 @@ def cases(bench: Bench) -> list[Case]:
     resident = partial(keep_resident, bench)
     on_disk = partial(open_checkpoint, bench.path)
     return [
-        *_tier_cases(bench, "arena", _nothing, partial(_leased, bench)),
+        *arena_cases(bench),
         *_tier_cases(bench, "tmpfs", _nothing, partial(open_checkpoint, in_memory)),
         *_tier_cases(bench, "page_cache", resident, on_disk),
         *(
@@ -44,11 +44,15 @@ def cases(bench: Bench) -> list[Case]:
     ]
 
 
+def arena_cases(bench: Bench) -> list[Case]:
+    return _tier_cases(bench, "arena", _nothing, partial(leased, bench))
+
+
 def _nothing() -> None:
     """It is where it should be."""
 
 
-def _leased(bench: Bench) -> LeasedCheckpoint:
+def leased(bench: Bench) -> LeasedCheckpoint:
     lease = bench.arena.lease(KEY)
     assert lease is not None  # nobody else uses this arena
     with lease:
@@ -61,14 +65,14 @@ def _tier_cases(
     """The last byte without, and the first token with a forward pass that runs meanwhile."""
 
     def last_byte() -> dict[str, float]:
-        module = skeleton(bench.config)
+        module = bench.module()
         start_s = time.perf_counter()
         with opened() as checkpoint:
             load(checkpoint, module, bench.device)
         return {f"gpu.{tier}_last_byte_s": time.perf_counter() - start_s}
 
     def first_token() -> dict[str, float]:
-        module = skeleton(bench.config)
+        module = bench.module()
         start_s = time.perf_counter()
         with opened() as checkpoint, begin_load(checkpoint, module, bench.device):
             bench.tokens[tier] = answer(bench, module)

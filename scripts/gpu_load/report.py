@@ -56,7 +56,7 @@ def figures(bench: Bench, results: Results) -> list[dict[str, Any]]:
         samples[PEER_PREFIX + peer] = paired(
             samples, f"gpu.{peer}_ttft_s", "gpu.page_cache_ttft_s", lambda peer_s, s: peer_s / s
         )
-    return [figure(name, list(found.values())) for name, found in samples.items() if found]
+    return [_figure(name, list(found.values())) for name, found in samples.items() if found]
 
 
 def paired(
@@ -70,15 +70,24 @@ def paired(
     return {turn: combine(value, other[turn]) for turn, value in one.items() if turn in other}
 
 
-def figure(name: str, values: Sequence[float]) -> dict[str, Any]:
+def _figure(name: str, values: Sequence[float]) -> dict[str, Any]:
     is_peer, is_speed = name.startswith(PEER_PREFIX), name.endswith("gb_per_s")
     is_ratio = is_peer or name == ARENA_VS_H2D
+    unit = "GB/s" if is_speed else "x" if is_ratio else "s"
+    goal = PEER_GOAL if is_peer else ARENA_GOAL if is_ratio else None
+    return figure(name, values, unit, goal, "higher" if is_speed or is_peer else "lower")
+
+
+def figure(
+    name: str, values: Sequence[float], unit: str, goal: float | None, better: str = "lower"
+) -> dict[str, Any]:
+    """As `pilotlight bench` has them."""
     return {
         "id": name,
         "value": statistics.median(values),
-        "unit": "GB/s" if is_speed else "x" if is_ratio else "s",
-        "goal": PEER_GOAL if is_peer else ARENA_GOAL if is_ratio else None,
-        "better": "higher" if is_speed or is_peer else "lower",
+        "unit": unit,
+        "goal": goal,
+        "better": better,
         "min": min(values),
         "max": max(values),
         "n": len(values),

@@ -1,12 +1,17 @@
 """Which part of a text calibrates, and what the layers make of it."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from pilotlight_loader.quantize.gptq import gptq
 from pilotlight_loader.quantize.matrix import INT8
+from pilotlight_platform.engine import calibration
 from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
 
 
@@ -64,25 +69,106 @@ class _Model(nn.Module):
         return hidden
 
 
-def seen_by(rounded: list[int]) -> dict[int, float]:
+@pytest.fixture
+def seen_by(monkeypatch, tmp_path) -> Callable[[list[int]], dict[int, float]]:
     """The root of what each rounded layer's Hessian says of its inputs; 1 are those of layer 0."""
-    model, seen = _Model(), {}
-    rounding = GptqRounding(model, [torch.ones(1, 4, dtype=torch.long)])
-    for index in rounded:
-        name = f"layers.{index}.proj.weight"
-        rounding.matrix(name, model.get_parameter(name).detach(), INT8)
-        hessian = rounding._hessians.get(name)
-        seen[index] = 0.0 if hessian is None else (hessian[0, 0].item() / 4) ** 0.5
-    return seen
+
+    def run(rounded: list[int]) -> dict[int, float]:
+        model, seen = _Model(), dict.fromkeys(rounded, 0.0)
+        rounding = GptqRounding(model, [torch.ones(1, 4, dtype=torch.long)], tmp_path)
+        for index in rounded:
+
+            def look(weight, hessian, scheme, index=index):
+                seen[index] = (hessian[0, 0].item() / 4) ** 0.5
+                return gptq(weight, hessian, scheme)
+
+            monkeypatch.setattr(calibration, "gptq", look)
+            name = f"layers.{index}.proj.weight"
+            rounding.matrix(name, model.get_parameter(name).detach(), INT8)
+        return seen
+
+    return run
 
 
-def test_rounding_gives_each_layer_its_own_arguments() -> None:
+def test_rounding_gives_each_layer_its_own_arguments(seen_by) -> None:
     assert seen_by([0, 1, 2, 3]) == pytest.approx({0: 1, 1: 0.5, 2: 0.75, 3: 0.375}, rel=0.02)
 
 
-def test_rounding_runs_the_layers_that_have_nothing_to_round() -> None:
+def test_rounding_runs_the_layers_that_have_nothing_to_round(seen_by) -> None:
     assert seen_by([0, 3]) == pytest.approx({0: 1, 3: 0.375}, rel=0.02)
 
 
-def test_rounding_of_a_layer_that_was_passed_has_no_hessian() -> None:
+def test_rounding_of_a_layer_that_was_passed_has_no_hessian(seen_by) -> None:
     assert seen_by([1, 0])[0] == 0
+
+
+_MEASURED = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from pilotlight_loader import bake
+from pilotlight_loader.freed_memory import give_back
+from pilotlight_loader.quantize.convert import quantize_baked
+from pilotlight_loader.quantize.matrix import INT8
+from pilotlight_platform.engine.calibration import GptqRounding
+
+torch.set_num_threads(1)
+LAYERS, WIDTH, ROWS = 12, 128, 32768
+WEIGHTS = [f"layers.{at}.proj.weight" for at in range(LAYERS)]
+
+def anonymous():
+    line = next(l for l in open("/proc/self/status") if l.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(WIDTH, ROWS, bias=False, dtype=torch.bfloat16)
+        self.proj.weight.requires_grad_(False).normal_(0, 0.1)
+
+    def forward(self, hidden_states):
+        return self.proj(hidden_states)[..., :WIDTH]
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
+
+    def forward(self, input_ids, use_cache):
+        hidden = torch.randn(1, input_ids.shape[1], WIDTH).bfloat16()
+        for layer in self.layers:
+            hidden = layer(hidden)
+
+model, directory = Model(), Path(sys.argv[1])
+baked = bake(model, directory / "plain.safetensors", order=WEIGHTS, metadata={})
+mapped = baked.map()  # as transformers has a source's weights
+for name, weight in mapped.tensors().items():
+    model.get_parameter(name).data = weight
+windows = [torch.ones(1, 32, dtype=torch.long)] * 4
+rounding = GptqRounding(model, windows, directory)
+give_back()
+before, seen = anonymous(), []
+quantize_baked(
+    baked,
+    directory / "quantized.safetensors",
+    dict.fromkeys(WEIGHTS, INT8),
+    rounding,
+    progress=lambda done, total: seen.append(anonymous()),
+)
+print(max(seen) - before)
+"""
+
+
+def test_quantizing_with_gptq_holds_one_layer_at_a_time(tmp_path) -> None:
+    layer_bytes = 32768 * 128 * 2
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=150,
+    )
+
+    assert int(done.stdout) < 4 * layer_bytes + (32 << 20)  # of 12; the writer has a chunk
+    assert len(list(tmp_path.iterdir())) == 2

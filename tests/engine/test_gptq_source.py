@@ -61,12 +61,14 @@ def bake(source, tmp_path):
     return bake
 
 
-def test_gptq_codes_are_kept_to_the_bit(bake, weights, tmp_path):
-    baked = bake()
+@pytest.mark.parametrize(("device", "blocks"), [("cpu", {32, 64}), ("cuda", {8})])
+def test_gptq_codes_are_kept_to_the_bit(bake, weights, tmp_path, device, blocks):
+    baked = bake(device=device)
 
     stored = BakedCheckpoint.open(tmp_path / "model.safetensors")
     assert baked.quantization == "int4 (gptq)"
     assert stored.quantized.keys() == weights.keys()
+    assert {matrix.block for matrix in stored.quantized.values()} <= blocks
     with stored.map() as mapped:
         tensors = mapped.tensors()
         for name, weight in weights.items():

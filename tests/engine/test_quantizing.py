@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pilotlight_loader import BakedCheckpoint
+from pilotlight_loader.quantize import cpu_layout
 from pilotlight_loader.quantize.layers import QuantizedEmbedding, QuantizedLinear
 from pilotlight_platform.engine import source
 from pilotlight_platform.engine.executor import Engine
@@ -175,6 +176,27 @@ def test_quantized_with_gptq_refuses_a_short_text(quantized, tmp_path) -> None:
         )
 
 
+def test_quantized_for_another_device_has_the_same_codes_and_answers_here(
+    quantized, tmp_path
+) -> None:
+    said = []
+    bake_source(
+        quantized.source,
+        tmp_path,
+        dtype="bfloat16",
+        report=lambda phase, message, *_: said.append((phase, message)),
+        quantizing=Quantizing("int4", rounding="nearest"),
+        device="cuda",
+    )
+    files = [BakedCheckpoint.open(d / "model.safetensors") for d in (tmp_path, quantized("int4"))]
+    weights = [_restored(file) for file in files]
+
+    assert said[-1] == ("verify", "answers like its source")
+    assert {stored.block for stored in files[0].quantized.values()} == {0, 8}
+    assert files[0].nbytes == files[1].nbytes
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
 def test_quantized_bake_leaves_one_file_of_weights(quantized) -> None:
     names = sorted(path.name for path in quantized("int4").glob("*.safetensors"))
 
@@ -269,6 +291,17 @@ def test_quantized_workers_count_one_file_once_and_give_it_back(quantized) -> No
         assert pss <= 0.6 * rss
         assert anonymous == 0
     assert left == [0, 0]
+
+
+def _restored(baked: BakedCheckpoint) -> dict[str, torch.Tensor]:
+    with baked.map() as mapped:
+        tensors = mapped.tensors()
+        return {
+            name: cpu_layout.matrix(
+                stored, tensors[name + "_codes"], tensors[name + "_scales"]
+            ).dequantize()
+            for name, stored in baked.quantized.items()
+        }
 
 
 def _codes(directory: Path) -> torch.Tensor:

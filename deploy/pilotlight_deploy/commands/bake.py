@@ -16,6 +16,7 @@ from pilotlight_platform.schemas.model import (
     DeployProgress,
     Dtype,
     Quantization,
+    QuantizationDevice,
     QuantizationRounding,
     Sparsity,
 )
@@ -40,6 +41,9 @@ def bake(
         list[str] | None,
         typer.Option(help="Layers that stay as they are: a pattern; may be given again."),
     ] = None,
+    device: Annotated[
+        QuantizationDevice, typer.Option(help="Whose kernels quantized weights are laid out for.")
+    ] = "cpu",
     sparsity: Annotated[
         Sparsity, typer.Option(help="2:4 stores weights of that pattern compressed.")
     ] = "none",
@@ -78,6 +82,7 @@ def bake(
             lambda phase, message, done, total: show(
                 DeployProgress(phase=phase, message=message, done_bytes=done, total_bytes=total)
             ),
+            device,
         )
     if as_json:
         return print_json(made)

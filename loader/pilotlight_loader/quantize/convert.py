@@ -15,13 +15,14 @@ from pilotlight_loader.baked import BakedCheckpoint
 from pilotlight_loader.baked_writer import Entry, Progress, write_baked
 from pilotlight_loader.dtypes import torch_dtype, torch_shape
 from pilotlight_loader.errors import CheckpointError, QuantizationError
+from pilotlight_loader.freed_memory import give_back
 from pilotlight_loader.host_bytes import host_bytes
 from pilotlight_loader.manifest import Manifest
 from pilotlight_loader.quantize import cpu_layout
 from pilotlight_loader.quantize.matrix import Matrix, Scheme
 from pilotlight_loader.quantize.plan import plan_quantized
 from pilotlight_loader.quantize.rounding import Rounding
-from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, StoredMatrix
+from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device, StoredMatrix
 
 # Of the weights' own RMS. Rounding to 4 bits costs about 0.1; more than this is no rounding.
 _MAX_ERROR = 0.5
@@ -34,13 +35,14 @@ def quantize_baked(
     schemes: Mapping[str, Scheme],
     rounding: Rounding,
     *,
+    device: Device = "cpu",
     progress: Progress | None = None,
 ) -> BakedCheckpoint:
     """Write *baked* to *destination*, atomically, the weights of *schemes* quantized.
 
-    *progress* gets bytes written and in all. Raises QuantizationError, naming the weight, for one
-    that cannot be quantized, ValueError for a *baked* that is packed or quantized already or lacks
-    one of them; else as write_baked().
+    Codes stand as *device* multiplies with them. *progress* gets bytes written and in all. Raises
+    QuantizationError, naming the weight, for one that cannot be quantized, ValueError for a *baked*
+    that is packed or quantized already or lacks one of them; else as write_baked().
     """
     if baked.packed or baked.quantized:
         raise ValueError(f"{baked.path} is packed or quantized already")
@@ -48,7 +50,7 @@ def quantize_baked(
     if missing:
         raise ValueError(f"{baked.path} has no {', '.join(sorted(missing)[:8])}")
     plain = [Entry(t.name, t.dtype, t.shape, t.nbytes) for t in baked.tensors.values()]
-    plan = plan_quantized(plain, schemes, baked.path)
+    plan = plan_quantized(plain, schemes, baked.path, device)
     try:
         with baked.path.open("rb", buffering=0) as file:
             writer = _Weights(baked, plan.stored, rounding, file)
@@ -82,6 +84,7 @@ class _Weights:
         if name in self.baked.tensors or weight not in self.stored:
             return host_bytes(self._plain(name))
         codes, scales = self._quantized(weight)
+        give_back()  # what rounding took
         self.scales = (weight + SCALES_SUFFIX, scales)
         return host_bytes(codes)
 

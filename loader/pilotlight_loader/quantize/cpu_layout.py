@@ -1,17 +1,20 @@
-"""A quantized matrix as the two tensors that a CPU's layers multiply with, and back."""
+"""A quantized matrix as the two tensors that a CPU's or a GPU's layers multiply with, and back."""
 
 from __future__ import annotations
 
 import torch
 
-from pilotlight_loader.quantize import int4_layout
+from pilotlight_loader.quantize import int4_layout, tile_layout
 from pilotlight_loader.quantize.matrix import Fp8Matrix, Matrix, QuantizedMatrix, Scheme
-from pilotlight_loader.quantize.stored import StoredMatrix
+from pilotlight_loader.quantize.stored import Device, StoredMatrix
 
 
-def plan(scheme: Scheme, shape: tuple[int, int]) -> StoredMatrix:
-    """How a weight of that scheme is stored here. Raises ValueError where it cannot be."""
-    stored = StoredMatrix(scheme, shape, _block(scheme, shape[0]))
+def plan(scheme: Scheme, shape: tuple[int, int], device: Device = "cpu") -> StoredMatrix:
+    """How a weight of that scheme is stored for this CPU, or for any GPU of NVIDIA's.
+
+    Raises ValueError where it cannot be.
+    """
+    stored = StoredMatrix(scheme, shape, _block(scheme, shape[0], device))
     stored.check()
     return stored
 
@@ -41,6 +44,8 @@ def tensors(
         matrix = matrix.regrouped(stored.scheme.group)
     zeros = None if matrix.zeros is None else matrix.zeros.to(dtype)
     pairs = int4_layout.pack_scales(matrix.scales.to(dtype), zeros)
+    if stored.block == tile_layout.BLOCK:
+        return tile_layout.pack(matrix.codes, stored.scheme.group), _finite(pairs)
     return int4_layout.pack(matrix.codes, stored.block), _finite(pairs)
 
 
@@ -51,14 +56,18 @@ def matrix(stored: StoredMatrix, codes: torch.Tensor, scales: torch.Tensor) -> M
     if stored.scheme.kind == "int8":
         return QuantizedMatrix(8, codes, scales[:, None])
     by_row = scales.transpose(0, 1)
-    return QuantizedMatrix(
-        4, int4_layout.unpack(codes, stored.block), by_row[..., 0], by_row[..., 1]
-    )
+    if stored.block == tile_layout.BLOCK:
+        unpacked = tile_layout.unpack(codes, stored.scheme.group)
+    else:
+        unpacked = int4_layout.unpack(codes, stored.block)
+    return QuantizedMatrix(4, unpacked, by_row[..., 0], by_row[..., 1])
 
 
-def _block(scheme: Scheme, rows: int) -> int:
+def _block(scheme: Scheme, rows: int, device: Device) -> int:
     if scheme.kind != "int4":
         return 0
+    if device == "cuda":
+        return tile_layout.BLOCK
     block = int4_layout.kernel_block() or int4_layout.DEFAULT_BLOCK
     return block if rows % block == 0 else int4_layout.DEFAULT_BLOCK
 

@@ -91,18 +91,22 @@ def _inverse_root(hessian: torch.Tensor) -> torch.Tensor:
     """The upper Cholesky factor of the inverse, damped until there is one."""
     if not bool(torch.isfinite(hessian).all()):
         raise ValueError("the text that calibrates makes activations that are NaN or infinite")
-    damped = hessian.float().clone()
-    diagonal = damped.diagonal()
-    diagonal[diagonal == 0] = 1.0  # an input that is always 0: any code will do
-    damping = _DAMPING * float(diagonal.mean())
+    damping = 0.0
+    share = _DAMPING
     for _ in range(_DAMPING_TRIES):
+        damped = hessian.float().clone()
+        diagonal = damped.diagonal()
+        diagonal[diagonal == 0] = 1.0  # an input that is always 0: any code will do
+        damping += share * float(diagonal.mean())
         diagonal += damping
         factor, failed = torch.linalg.cholesky_ex(damped)
+        del damped, diagonal  # of two such matrices beside the Hessian's one is enough
         if not int(failed):
             inverse = torch.cholesky_inverse(factor)
+            del factor
             root, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not int(failed):
                 result: torch.Tensor = root
                 return result
-        damping *= 10
+        share *= 10
     raise ValueError("the text that calibrates is too short for this weight")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pilotlight_loader.quantize import products
+from pilotlight_loader.quantize import cuda_products, products, tile_layout
 from pilotlight_loader.quantize.kernels import chosen
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, StoredMatrix
 
@@ -32,11 +32,16 @@ class QuantizedLinear(nn.Linear):
         codes, scales = buffers[_CODES], buffers[_SCALES]
         assert codes is not None
         assert scales is not None
-        kind = self.stored.scheme.kind
-        if kind == "int8":
+        kind, block = self.stored.scheme.kind, self.stored.block
+        if x.is_cuda or block == tile_layout.BLOCK:
+            if kind == "int4":
+                product = cuda_products.int4_linear(x, codes, scales, block)
+            else:
+                product = cuda_products.byte_linear(x, codes, scales)
+        elif kind == "int8":
             product = products.int8_linear(x, codes, scales)
         elif kind == "int4":
-            product = products.int4_linear(x, codes, scales, self.stored.block)
+            product = products.int4_linear(x, codes, scales, block)
         else:
             product = products.fp8_linear(x, codes, scales)
         if bias is not None:

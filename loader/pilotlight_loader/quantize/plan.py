@@ -14,7 +14,7 @@ from pilotlight_loader.errors import QuantizationError
 from pilotlight_loader.layout import plan_layout
 from pilotlight_loader.quantize import cpu_layout
 from pilotlight_loader.quantize.matrix import Scheme
-from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, StoredMatrix
+from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device, StoredMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,10 @@ class QuantizedPlan:
 
 
 def plan_quantized(
-    entries: Iterable[Entry], schemes: Mapping[str, Scheme], location: Path | str
+    entries: Iterable[Entry],
+    schemes: Mapping[str, Scheme],
+    location: Path | str,
+    device: Device = "cpu",
 ) -> QuantizedPlan:
     """What becomes of *entries*, those of a plain file, with the weights of *schemes* quantized.
 
@@ -44,7 +47,7 @@ def plan_quantized(
         if scheme is None:
             planned.append(entry)
             continue
-        stored[entry.name] = _stored(entry, scheme, location)
+        stored[entry.name] = _stored(entry, scheme, location, device)
         planned += _pair(entry, stored[entry.name])
     return QuantizedPlan(stored, tuple(planned))
 
@@ -54,13 +57,13 @@ def data_bytes(entries: Iterable[Entry]) -> int:
     return plan_layout([(entry.name, entry.nbytes) for entry in entries]).nbytes
 
 
-def _stored(entry: Entry, scheme: Scheme, location: Path | str) -> StoredMatrix:
+def _stored(entry: Entry, scheme: Scheme, location: Path | str, device: Device) -> StoredMatrix:
     if entry.dtype not in ("BF16", "F32", "F16") or len(entry.shape) != 2:
         raise QuantizationError(
             location, entry.name, f"{entry.dtype}{list(entry.shape)} is no matrix"
         )
     try:
-        return cpu_layout.plan(scheme, (entry.shape[0], entry.shape[1]))
+        return cpu_layout.plan(scheme, (entry.shape[0], entry.shape[1]), device)
     except ValueError as error:
         raise QuantizationError(location, entry.name, str(error)) from error
 

@@ -25,7 +25,9 @@ _INT8_COMPILED_NUMBERS = (
     6144  # of x, in float32: with more, torch is faster; 24 KiB of a first cache
 )
 INT4_KERNEL_ROWS_BESIDE_COMPILED = 16  # where a compiled kernel can dequantize
-_INT8_KERNEL_WIDTHS = 16  # for others torch's kernel (2.13) ends the process
+# torch's int8 kernel reads columns by sixteen, and beyond the weight's end where there are others:
+# wrong products, or the end of the process (torch 2.13).
+_INT8_KERNEL_COLUMNS = 16
 # Private operators; by overload, which spares each call the choice of one.
 _INT8_KERNEL: Any = torch.ops.aten._weight_int8pack_mm.default
 _INT4_KERNEL: Any = torch.ops.aten._weight_int4pack_mm_for_cpu.default
@@ -42,7 +44,7 @@ def int8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> t
     if (
         x.shape[0] <= INT8_KERNEL_ROWS
         and x.dtype == scales.dtype
-        and x.shape[1] % _INT8_KERNEL_WIDTHS == 0
+        and codes.shape[1] % _INT8_KERNEL_COLUMNS == 0
     ):
         product: torch.Tensor = _INT8_KERNEL(x, codes, scales)
         return product

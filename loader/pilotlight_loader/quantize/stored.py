@@ -10,25 +10,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from pilotlight_loader.errors import HeaderError
 from pilotlight_loader.header import TensorInfo
-from pilotlight_loader.quantize import int4_layout
+from pilotlight_loader.quantize import int4_layout, tile_layout
 from pilotlight_loader.quantize.matrix import Kind, Scheme
 from pilotlight_loader.strict_json import StrictJsonError, parse_object
 
+Device = Literal["cpu", "cuda"]  # whose kernels a layout is for
 CODES_SUFFIX = "_codes"
 SCALES_SUFFIX = "_scales"
 _CODE_DTYPES: Mapping[Kind, str] = {"int8": "I8", "int4": "U8", "fp8": "F8_E4M3"}
 _SCALE_DTYPES = frozenset({"BF16", "F16", "F32"})
 _KEYS = {"kind", "shape", "group", "block"}
+_BLOCKS = (*int4_layout.BLOCKS, tile_layout.BLOCK)
 _INT4_GROUPS = (32, 64, 128, 256)  # of torch's kernel
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMatrix:
-    """How one weight is stored. *block* is that of int4's layout, 0 for others: plain rows."""
+    """How one weight is stored. *block* is that of int4's layout, 0 for others: plain rows.
+
+    Blocks of 64 and 32 rows are for CPUs (int4_layout.py), tiles of 8 for CUDA (tile_layout.py).
+    """
 
     scheme: Scheme
     shape: tuple[int, int]  # [N, K] of the weight
@@ -61,7 +66,7 @@ class StoredMatrix:
             if self.scheme.group or self.block:
                 raise ValueError(f"{self.scheme.kind} has neither groups nor blocks here")
             return
-        if self.block not in int4_layout.BLOCKS or rows % self.block:
+        if self.block not in _BLOCKS or rows % self.block:
             raise ValueError(f"{rows} rows are not in blocks of {self.block}")
         if self.scheme.group not in _INT4_GROUPS or columns % self.scheme.group:
             raise ValueError(f"{columns} columns are not in groups of {self.scheme.group}")

@@ -35,7 +35,7 @@ class SparseLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name
         if input.is_meta:  # a rehearsal without arithmetic
             return input.new_empty(*input.shape[:-1], self.out_features)
-        return functional.linear(input, self._usable(), self.bias)
+        return functional.linear(input.contiguous(), self._usable(), self.bias)
 
     def _usable(self) -> torch.Tensor:
         """What F.linear takes. It goes with the values: detaching replaces them."""

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilotlight_loader.quantize.stored import Device
 from pilotlight_platform.baking.fetched import local_source
 from pilotlight_platform.baking.revision import quantizing_of
 from pilotlight_platform.engine.checked_source import Report
@@ -24,10 +25,16 @@ class BakedDirectory:
 
 
 def bake_directory(
-    spec: ModelSpec, destination: Path, cache_dir: Path, cache_bytes: int | None, report: Report
+    spec: ModelSpec,
+    destination: Path,
+    cache_dir: Path,
+    cache_bytes: int | None,
+    report: Report,
+    device: Device = "cpu",
 ) -> BakedDirectory:
     """Bake and verify the source of *spec* into *destination*, which must not exist yet.
 
+    *device* is that whose kernels quantized weights are laid out for.
     Raises SourceError, VerificationError, DeployError.
     """
     if destination.exists():
@@ -48,6 +55,7 @@ def bake_directory(
                 report=report,
                 quantizing=quantizing_of(spec),
                 sparse=spec.sparsity != "none",
+                device=device,
             )
         part.rename(destination)
     except PlatformError:

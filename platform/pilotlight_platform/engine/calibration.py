@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from pilotlight_loader.quantize.gptq import gptq
 from pilotlight_loader.quantize.matrix import Matrix, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding, check_weight
+from pilotlight_platform.engine.scratch import in_scratch
 
 _WINDOWS = 64
 _WINDOW_TOKENS = 256
@@ -73,12 +75,14 @@ class _CapturedError(Exception):
 class GptqRounding:
     """Rounds what is in a decoder's layers with GPTQ, the rest to the nearest.
 
-    Holds the windows' hidden states and one layer's Hessians. *model* gets the rounded weights.
+    Holds the windows' hidden states and one layer's Hessians. *model* gets the rounded weights,
+    from files in *directory* that nobody sees: all of them would be as much memory as the model.
     """
 
-    def __init__(self, model: nn.Module, windows: list[torch.Tensor]) -> None:
+    def __init__(self, model: nn.Module, windows: list[torch.Tensor], directory: Path) -> None:
         self._model = model
         self._windows = windows
+        self._directory = directory
         self._nearest = NearestRounding()
         self._stack: str | None = None  # the list of layers that it is in
         self._at = 0  # the present layer's place there
@@ -86,21 +90,22 @@ class GptqRounding:
         self._hessians: dict[str, torch.Tensor] = {}  # of the present layer, by weight
 
     def matrix(self, name: str, weight: torch.Tensor, scheme: Scheme) -> Matrix:
-        """As Rounding.matrix(). Raises ValueError, naming *name*."""
+        """As Rounding.matrix(). Raises ValueError, naming *name*; DiskFullError."""
         check_weight(name, weight)
         match = _LAYER.match(name)
         if match is None:
             made = self._nearest.matrix(name, weight, scheme)
         else:
             self._reach(match.group(1), int(match.group(2)))
-            # An expert that no token chose has no Hessian.
-            hessian = self._hessians.get(name)
+            # An expert that no token chose has no Hessian. Others are asked for once, and large.
+            hessian = self._hessians.pop(name, None)
             if hessian is None:
                 made = self._nearest.matrix(name, weight, scheme)
             else:
                 made = gptq(weight, hessian, scheme)
         parameter = self._model.get_parameter(name)
-        parameter.data = made.dequantize().to(parameter.dtype)
+        rounded = made.dequantize().to(parameter.dtype)
+        ((_, parameter.data),) = in_scratch([(name, rounded)], self._directory)
         return made
 
     def _reach(self, stack: str, at: int) -> None:

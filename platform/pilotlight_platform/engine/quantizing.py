@@ -24,7 +24,7 @@ from pilotlight_loader.quantize.layers import accept_quantized
 from pilotlight_loader.quantize.matrix import Kind, Scheme
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.rule import outer_layers, plan_schemes
-from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX
+from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device
 from pilotlight_platform.engine.scratch import in_scratch
 from pilotlight_platform.engine.weight_readers import directly_read
 
@@ -55,12 +55,13 @@ def write_quantized(
     rounding: Rounding,
     progress: Progress,
     source: QuantizedSource | None = None,
+    device: Device = "cpu",
 ) -> BakedCheckpoint:
     """Put a quantized file in the place of *baked*, which *module* was baked to.
 
-    What *source* has in codes of the kind that is wished for keeps them; without a wish only such
-    weights are quantized, and *baked* is returned as it is where there is none.
-    Raises LoaderError: QuantizationError where a weight cannot be.
+    Codes stand as *device* multiplies with them. What *source* has in codes of the kind that is
+    wished for keeps them; without a wish only such weights are quantized, and *baked* is returned
+    as it is where there is none. Raises LoaderError: QuantizationError where a weight cannot be.
     """
     weights = {
         name: shape for name, shape in quantizable_weights(module).items() if name in baked.tensors
@@ -80,7 +81,7 @@ def write_quantized(
         rounding = SourceCodes(source, kept, rounding)
     part = baked.path.with_name(f"quantized.{baked.path.name}")
     try:
-        quantize_baked(baked, part, schemes, rounding, progress=progress)
+        quantize_baked(baked, part, schemes, rounding, device=device, progress=progress)
         part.replace(baked.path)
     finally:
         part.unlink(missing_ok=True)

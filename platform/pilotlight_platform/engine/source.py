@@ -19,6 +19,7 @@ from pilotlight_loader import (
 )
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
+from pilotlight_loader.quantize.stored import Device
 from pilotlight_platform.engine.cache import full_nbytes
 from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
 from pilotlight_platform.engine.checked_source import CheckedSource, Report, check_source
@@ -71,9 +72,11 @@ def bake_source(
     digest: str | None = None,
     quantizing: Quantizing | None = None,
     sparse: bool = False,
+    device: Device = "cpu",
 ) -> BakedSource:
     """Bake *source* into the directory *destination*, and try it out as a worker would.
 
+    Codes stand as *device* multiplies with them; they are tried out on this CPU either way.
     Pass *digest* if CheckedSource.digest() was called before: it is not computed again.
 
     Raises:
@@ -91,7 +94,7 @@ def bake_source(
     used_dtype = str(model.dtype).removeprefix("torch.")
     save_side_files(source, destination, model, used_dtype)
     baked = _bake(model, destination, digest, report)
-    baked, rounding = _quantize(model, baked, quantizing, checked, report)
+    baked, rounding = _quantize(model, baked, quantizing, checked, report, device)
     if sparse:
         baked = _compress(model, baked, report)
     packed = None
@@ -170,6 +173,7 @@ def _quantize(
     quantizing: Quantizing | None,
     source: CheckedSource,
     report: Report,
+    device: Device,
 ) -> tuple[BakedCheckpoint, Literal["nearest", "gptq"] | None]:
     """The weights in fewer bits, how they were rounded, and *model* with what they stand for.
 
@@ -183,7 +187,9 @@ def _quantize(
         report("bake", message, done, total)
 
     def write(rounding: Rounding) -> BakedCheckpoint:
-        return write_quantized(model, baked, quantizing, rounding, progress, source.quantized)
+        return write_quantized(
+            model, baked, quantizing, rounding, progress, source.quantized, device
+        )
 
     try:
         quantized = None
@@ -193,7 +199,7 @@ def _quantize(
                 _check_patience(model, quantizing)
                 tokenizer = load_tokenizer(source.path)
                 windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
-                quantized = write(GptqRounding(model, windows))
+                quantized = write(GptqRounding(model, windows, baked.path.parent))
                 rounding = "gptq"
             except (DiskFullError, MemoryError, OSError):
                 raise  # it may pass: what is rounded otherwise is baked once and for all

@@ -16,6 +16,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "int4", "fp8"]
 Sparsity = Literal["none", "2:4"]
 QuantizationRounding = Literal["auto", "nearest", "gptq"]
+QuantizationDevice = Literal["cpu", "cuda"]  # whose kernels codes are laid out for
 ModelState = Literal["zero", "attaching", "ready", "failed"]
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BakePhase = Literal["fetch", "check", "load", "bake", "verify"]

@@ -62,6 +62,14 @@ def test_product_in_chunks_is_the_same(scheme, monkeypatch) -> None:
     assert_near(*product(some_x(40), scheme), torch.bfloat16)
 
 
+@pytest.mark.parametrize("columns", [1, 17, 100, 144])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_int8_product_of_any_columns_is_right(rows, columns) -> None:
+    x = some_x(rows, columns=columns)
+
+    assert_near(*product(x, INT8, shape=(7, columns)), torch.bfloat16)
+
+
 @pytest.mark.parametrize("block", int4_layout.BLOCKS)
 @pytest.mark.parametrize("rows", [1, 40])
 def test_product_with_another_kernels_layout_is_the_same(block, rows) -> None:
