@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 
 from pilotlight_autoscaler.decision import Attach, Detach, Drain, Reason, Rule, Unplaced
-from pilotlight_autoscaler.draft import Draft
+from pilotlight_autoscaler.draft import Draft, Seat
 from pilotlight_autoscaler.explain import (
     attach_reason,
     detach_reason,
@@ -14,9 +14,10 @@ from pilotlight_autoscaler.explain import (
     drain_reason,
     obsolete_reason,
 )
-from pilotlight_autoscaler.look import Look, idle_since_s
+from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.placement import choose_seat, why_unplaced
+from pilotlight_autoscaler.replica_view import idle_since_s
 from pilotlight_autoscaler.snapshot import Phase
 from pilotlight_autoscaler.surplus import step
 from pilotlight_autoscaler.worker_view import IdleReplica
@@ -35,7 +36,7 @@ class Actions:
         waiting, others = _in_order(lacking, self._now_s)
         found: list[Attach] = []
         while True:
-            placed = list(self._round(waiting, others))
+            placed = self._round(waiting, others)
             found += placed
             # What an eviction frees beyond its need may be enough for one that found no room.
             if not any(action.evict for action in placed):
@@ -44,8 +45,9 @@ class Actions:
     def detach(self, leaving: list[str]) -> tuple[Detach, ...]:
         """Idle replicas whose time has come, longest idle first; obsolete ones as soon as idle."""
         orders = [*self._obsolete(), *self._timed_out(leaving)]
-        orders.sort(key=lambda order: (order[0], order[1].worker_id, order[1].revision_id))
-        return tuple(order for _, order in orders)
+        if len(orders) > 1:
+            orders.sort(key=lambda order: (order[0], order[1].worker_id, order[1].revision_id))
+        return tuple([order for _, order in orders])
 
     def drain(self, names: list[str]) -> tuple[Drain, ...]:
         """Busy replicas that the load has not needed for long."""
@@ -79,44 +81,45 @@ class Actions:
                 times += [idle.resident_until_s for idle in self._draft.idle(seat)]
         return min((time for time in times if time > self._now_s), default=inf)
 
-    def _round(self, waiting: list[ModelView], others: list[ModelView]) -> Iterator[Attach]:
+    def _round(self, waiting: list[ModelView], others: list[ModelView]) -> list[Attach]:
+        found: list[Attach] = []
         for model in waiting:
             if self._draft.live(model) == 0:
-                yield from self._up_to(model, 1)
+                self._up_to(model, 1, found)
         for model in waiting + others:
-            yield from self._up_to(model, model.want)
+            self._up_to(model, model.want, found)
+        return found
 
-    def _up_to(self, model: ModelView, replicas: int) -> Iterator[Attach]:
+    def _up_to(self, model: ModelView, replicas: int, found: list[Attach]) -> None:
         draft = self._draft
+        live = draft.live(model)
+        if live >= replicas:
+            return
         may_go = self._permission(model)
-        while draft.live(model) < replicas:
+        for has in range(live, replicas):
             if model.rule is Rule.PREWARM and not self._may_speculate(model):
                 return
             choice = choose_seat(draft, model, may_go)
             if choice is None:
                 return
-            seat, victims = choice
-            reason = (
-                attach_reason(model, draft.live(model), victims, self._now_s)
-                if draft.words
-                else Reason(model.name, model.rule, "")
-            )
-            for idle in victims:
-                draft.remove(seat, idle)
-                if idle.owner is not None and idle.owner.leaves_at:
-                    self.step(idle.owner)
-            draft.attach(seat, model)
-            if model.forecast is not None and model.learned.idle_since_s is not None:
-                model.learned.prewarm_until_s = (
-                    model.learned.idle_since_s + model.forecast.drop_age_s
-                )
-            yield Attach(
-                model.name,
-                model.snapshot.revision_id,
-                seat.view.worker_id,
-                tuple(idle.replica.revision_id for idle in victims),
-                reason,
-            )
+            found.append(self._attach(model, has, *choice))
+
+    def _attach(self, model: ModelView, has: int, seat: Seat, victims: list[IdleReplica]) -> Attach:
+        draft = self._draft
+        reason = (
+            attach_reason(model, has, victims, self._now_s)
+            if draft.words
+            else Reason(model.name, model.rule, "")
+        )
+        for idle in victims:
+            draft.remove(seat, idle)
+            if idle.owner is not None and idle.owner.leaves_at:
+                self.step(idle.owner)
+        draft.attach(seat, model)
+        if model.forecast is not None and model.learned.idle_since_s is not None:
+            model.learned.prewarm_until_s = model.learned.idle_since_s + model.forecast.drop_age_s
+        evict = tuple([idle.replica.revision_id for idle in victims])
+        return Attach(model.name, model.snapshot.revision_id, seat.view.worker_id, evict, reason)
 
     def _permission(self, model: ModelView) -> Callable[[IdleReplica], bool]:
         """Whom *model* may evict: a queue almost anybody idle, a forecast what is worth less."""
@@ -153,11 +156,12 @@ class Actions:
         for name in leaving:
             model = draft.mirror.models[name]
             revision_id = model.snapshot.revision_id
-            due = sorted(
+            due = [
                 (idle_since_s(model.live[worker_id]), worker_id)
                 for worker_id, at_s in model.leaves_at.items()
                 if at_s <= now_s and not draft.gone(worker_id, revision_id)
-            )
+            ]
+            due.sort()
             for since_s, worker_id in due:
                 if draft.ready(model) <= model.keep:
                     break

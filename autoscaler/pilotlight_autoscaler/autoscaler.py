@@ -13,7 +13,6 @@ carried out and asked again at the same time, it decides nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import inf
 
 from pilotlight_autoscaler.actions import Actions
@@ -24,117 +23,51 @@ from pilotlight_autoscaler.errors import ClockError
 from pilotlight_autoscaler.explain import hold_reason, new_hold_reason
 from pilotlight_autoscaler.keep_alive import Windows
 from pilotlight_autoscaler.learned import Learned
-from pilotlight_autoscaler.lessons import Lessons
-from pilotlight_autoscaler.look import Look
-from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
-from pilotlight_autoscaler.pool import Pool, needed_workers
+from pilotlight_autoscaler.notified import Notified
+from pilotlight_autoscaler.pool import needed_workers
 from pilotlight_autoscaler.pool_config import PoolConfig
 from pilotlight_autoscaler.rules import Rules
-from pilotlight_autoscaler.snapshot import (
-    ModelSnapshot,
-    NodeSnapshot,
-    ReplicaSnapshot,
-    StartingWorker,
-    Tier,
-    WorkerSnapshot,
-)
 from pilotlight_autoscaler.state import PolicyState
-from pilotlight_autoscaler.watch import Watch
 
 _QUIET = Decision()
 
 
-class Autoscaler:
+class Autoscaler(Notified):
     """The one Policy of production. See ``Policy`` for what each method is told."""
 
     def __init__(
         self, pool: PoolConfig | None = None, rules: Rules | None = None, *, words: bool = True
     ) -> None:
         """Without *words* it decides the same, and its reasons have no texts: nobody reads them."""
-        self._rules = rules or Rules()
+        super().__init__(pool or PoolConfig(), rules or Rules())
         self._words = words
-        self._mirror = Mirror()
-        self._look = Look(self._rules)
-        self._watch = Watch(self._mirror, self._look)
-        self._lessons = Lessons(self._mirror, self._look)
-        self._pool = Pool(pool or PoolConfig())
-        self._look.max_prewarm_share = self._pool.config.max_prewarm_share
         self._decided_s = 0.0
         self._unplaced: tuple[Unplaced, ...] = ()
+        self._evicted = False  # by the latest decision
         self._room_due_s = inf  # when what found no worker may evict
 
-    # ── told ─────────────────────────────────────────────────────────────────────────────────
-
-    def update_model(self, model: ModelSnapshot) -> None:
-        self._mirror.update_model(model)
-
-    def update_queue(self, model: str, queued: int, oldest_queued_since_s: float | None) -> None:
-        self._mirror.update_queue(model, queued, oldest_queued_since_s)
-
     def remove_model(self, name: str) -> None:
-        self._mirror.remove_model(name)
-        self._watch.forget(name)
+        super().remove_model(name)
         if any(each.model == name for each in self._unplaced):
             # No worker is needed for it any more, and the next decision has to say so.
             self._unplaced = tuple(each for each in self._unplaced if each.model != name)
             self._mirror.pool_changed = True
 
-    def update_worker(self, worker: WorkerSnapshot) -> None:
-        self._mirror.update_worker(worker)
-
-    def update_replica(self, worker_id: str, replica: ReplicaSnapshot) -> None:
-        self._mirror.update_replica(worker_id, replica)
-
-    def remove_replica(self, worker_id: str, revision_id: str) -> None:
-        self._mirror.remove_replica(worker_id, revision_id)
-
-    def remove_worker(self, worker_id: str) -> None:
-        self._mirror.remove_worker(worker_id)
-
-    def update_node(self, node: NodeSnapshot) -> None:
-        self._mirror.update_node(node)
-
-    def remove_node(self, node_id: str) -> None:
-        self._mirror.remove_node(node_id)
-
-    def update_starting(self, starting: tuple[StartingWorker, ...]) -> None:
-        self._mirror.update_starting(starting)
-
-    def update_pool(self, config: PoolConfig) -> None:
-        """Other bounds of the pool, from the next decision on."""
-        self._pool.config = config
-        self._mirror.pool_changed = True
-        self._look.max_prewarm_share = config.max_prewarm_share
-        self._mirror.room_changed = True
-
-    def arrived(self, model: str, at_s: float, requests: int = 1) -> None:
-        self._lessons.arrived(model, at_s, requests)
-
-    def finished(self, model: str, at_s: float, left: int, service_s: float | None = None) -> None:
-        self._lessons.finished(model, at_s, left, service_s)
-
-    def cold_started(self, model: str, tier: Tier, seconds: float) -> None:
-        self._lessons.cold_started(model, tier, seconds)
-
-    def answered_cold(
-        self, model: str, revision_id: str, tier: Tier, seconds: float, spans: Mapping[str, float]
-    ) -> None:
-        """A cold start has given its first token. Remembered for people; nothing is decided on it.
-
-        A revision that is not the model's present one is not counted.
-        """
-        self._lessons.answered_cold(model, revision_id, tier, seconds, spans)
-
-    # ── asked ────────────────────────────────────────────────────────────────────────────────
-
     def patience_s(self, model: str) -> float:
-        """The only replica that a model may have is not let go before it has idled for long, and
-        no load brings another one. Where room is short, others may want its place at once.
+        """The only replica that a model may have is not let go before it has idled for long, or its
+        forecast has failed, and no load brings another one. Where room is short, others may want
+        its place at once, and who was evicted to come back.
         """
         view = self._mirror.model(model)
-        if self._watch.lacking or not view.only or view.ready != 1 or view.attaching or view.queued:
+        if self._watch.short or self._evicted:
             return 0.0
+        if not view.only or view.ready != 1 or view.attaching or view.queued:
+            return 0.0
+        prewarmed_s = view.learned.prewarm_until_s
+        if prewarmed_s is not None:
+            (replica,) = view.live.values()
+            return max(0.0, prewarmed_s - replica.since_s)
         fixed_s = view.snapshot.config.idle_timeout_s
         return self._rules.keep_alive.at_least_s(view) if fixed_s is None else fixed_s
 
@@ -150,6 +83,7 @@ class Autoscaler:
                 f"now_s went back from {self._decided_s} to {now_s}: give the later of the two"
             )
         self._decided_s = now_s
+        self._evicted = False
         mirror, watch = self._mirror, self._watch
         acts = watch.round(now_s)
         reasons = self._new_reasons(now_s) if self._words and watch.seen else ()
@@ -209,8 +143,6 @@ class Autoscaler:
         self._pool.load(state.pool)
         mirror.room_changed = mirror.pool_changed = True
 
-    # ── inside ───────────────────────────────────────────────────────────────────────────────
-
     def _new_reasons(self, now_s: float) -> tuple[Reason, ...]:
         """Why nothing is done, for those of whom another rule holds than last time."""
         found = [
@@ -227,13 +159,15 @@ class Autoscaler:
         actions = Actions(draft, self._look)
         lacking = [mirror.models[name] for name in sorted(watch.lacking)]
         attach = actions.attach(lacking) if lacking else ()
+        self._evicted = any(each.evict for each in attach)
         leave = watch.leaving or mirror.obsolete
         detach = actions.detach(sorted(watch.leaving)) if leave else ()
         drain = actions.drain(sorted(watch.draining)) if watch.draining else ()
         needed = 0
-        short = self._short(draft, lacking) if lacking or draft.removed else []
+        short = self._short(draft, lacking) if lacking else []  # else nobody was evicted
+        watch.short = {each.name for each in short}
         if short:
-            watch.lacking.update(each.name for each in short)  # also who was evicted from
+            watch.lacking |= watch.short  # also who was evicted from
             self._unplaced = actions.unplaced(short)
             self._room_due_s = actions.room_due_s(short)
             needed = needed_workers(draft, short)
@@ -242,23 +176,28 @@ class Autoscaler:
             view = mirror.models.get(order.model)
             if view is not None:
                 view.learned.rule = order.reason.rule
-        for name in {*draft.removed, *watch.draining}:  # a step down says when the next may be
-            watch.expect(mirror.models[name])
-        pool = self._pool.decide(mirror, draft.filled() if attach else 0, needed, now_s)
+        for name in draft.removed.keys() | watch.draining:
+            watch.expect(mirror.models[name])  # a step down says when the next may be
+        filled = draft.filled() if attach else 0
+        pool = self._pool.decide(mirror, filled, needed, now_s)
         # Orders hold until they are told of as carried out.
         mirror.room_changed = bool(orders)
-        mirror.pool_changed = False
+        mirror.pool_changed = filled > 0
         return Decision(attach, detach, drain, self._unplaced, pool, reasons, self._wake_s(now_s))
 
     def _short(self, draft: Draft, lacking: list[ModelView]) -> list[ModelView]:
         """Who found no room, the evicted among them; forecasts only try again soon."""
         models, watch = self._mirror.models, self._watch
         others = [models[name] for name in sorted(draft.removed) if name not in watch.lacking]
-        short = [each for each in (*lacking, *others) if draft.missing(each) > 0]
-        for each in short:
+        found: list[ModelView] = []
+        for each in (*lacking, *others):
+            if draft.missing(each) <= 0:
+                continue
             if each.rule is Rule.PREWARM:
                 watch.postpone(each, draft.now_s)
-        return [each for each in short if each.rule is not Rule.PREWARM]
+            else:
+                found.append(each)
+        return found
 
     def _wake_s(self, now_s: float) -> float | None:
         wake_s = min(self._watch.due_s(), self._room_due_s, self._pool.due_s)

@@ -48,21 +48,20 @@ def check_worker(worker: WorkerSnapshot) -> None:
 
 
 def check_replica(replica: ReplicaSnapshot) -> None:
-    # One expression for the usual case: this runs for every request.
-    idle_s = replica.idle_since_s
-    if (
-        0 <= replica.since_s < inf
-        and 0 <= replica.ongoing < inf
-        and 0 <= replica.nbytes < inf
-        and (idle_s is None or 0 <= idle_s < inf)
-    ):
-        return
     of = f"of replica {replica.revision_id!r}"
     require(replica.since_s, f"since_s {of}")
-    require(replica.ongoing, f"ongoing {of}")
     require(replica.nbytes, f"nbytes {of}")
-    if idle_s is not None:
-        require(idle_s, f"idle_since_s {of}")
+    check_load(replica.revision_id, replica.ongoing, replica.idle_since_s)
+
+
+def check_load(revision_id: str, ongoing: int, idle_since_s: float | None) -> None:
+    # One expression for the usual case: this runs for every request.
+    if 0 <= ongoing < inf and (idle_since_s is None or 0 <= idle_since_s < inf):
+        return
+    of = f"of replica {revision_id!r}"
+    require(ongoing, f"ongoing {of}")
+    if idle_since_s is not None:
+        require(idle_since_s, f"idle_since_s {of}")
 
 
 def check_node(node: NodeSnapshot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 
 from pilotlight_autoscaler.snapshot import Tier
@@ -14,10 +15,11 @@ _KEPT: float = 2 ** (-1 / HALF_LIFE_STARTS)
 class ColdStarts:
     """The newest measured cold starts of one model."""
 
-    __slots__ = ("_means", "_quantiles", "_samples", "added", "latest", "nbytes")
+    __slots__ = ("_means", "_ordered", "_quantiles", "_samples", "added", "latest", "nbytes")
 
     def __init__(self) -> None:
         self._samples: dict[Tier, deque[float]] = {}
+        self._ordered: dict[Tier, list[float]] = {}  # the same, the shortest first
         self._quantiles: dict[Tier, tuple[float, float]] = {}
         self._means: dict[Tier, tuple[float, float]] = {}  # the weight of all, their mean
         self.added = 0  # in this process: says whether anything is new
@@ -25,8 +27,12 @@ class ColdStarts:
         self.nbytes = 0  # of the weights that they are of; 0: not known
 
     def add(self, tier: Tier, seconds: float) -> None:
-        samples = self._samples.setdefault(tier, deque(maxlen=SAMPLES))
+        samples = self._samples.setdefault(tier, deque())
+        ordered = self._ordered.setdefault(tier, [])
+        if len(samples) == SAMPLES:
+            del ordered[bisect_left(ordered, samples.popleft())]
         samples.append(seconds)
+        insort(ordered, seconds)
         weight, mean_s = self._means.get(tier, (0.0, 0.0))
         weight = weight * _KEPT + 1
         self._means[tier] = (weight, mean_s + (seconds - mean_s) / weight)
@@ -47,7 +53,7 @@ class ColdStarts:
             return
         for tier in self._samples:
             guess_s = self._quantiles[tier][0] * nbytes / known
-            self._samples[tier] = deque([guess_s], maxlen=SAMPLES)
+            self._samples[tier], self._ordered[tier] = deque([guess_s]), [guess_s]
             self._means[tier] = (1.0, guess_s)
             self._measure(tier)
 
@@ -73,7 +79,7 @@ class ColdStarts:
         return None if found is None else found[1]
 
     def _measure(self, tier: Tier) -> None:
-        ordered = sorted(self._samples[tier])
+        ordered = self._ordered[tier]
         last = len(ordered) - 1
         # Of an even number the middle of the two: the lower one is 2 % short of the median.
         middle = (ordered[last // 2] + ordered[(last + 1) // 2]) / 2
@@ -96,12 +102,11 @@ class ColdStarts:
     ) -> ColdStarts:
         """A tier without a mean has that of its samples."""
         starts = cls()
-        starts._samples = {
-            tier: deque(each, maxlen=SAMPLES) for tier, each in samples.items() if each
-        }
-        for tier in starts._samples:
+        for tier, each in samples.items():
+            if not each:
+                continue
+            starts._samples[tier], starts._ordered[tier] = deque(each), sorted(each)
             starts._measure(tier)
-            each = starts._samples[tier]
             starts._means[tier] = means.get(tier, (float(len(each)), sum(each) / len(each)))
         starts.latest, starts.nbytes = latest, nbytes
         return starts

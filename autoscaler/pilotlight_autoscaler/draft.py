@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import inf
 
 from pilotlight_autoscaler.gaps import BINS, EDGES_S, bin_of
-from pilotlight_autoscaler.look import idle_since_s
 from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.replica_view import ReplicaView, idle_since_s
 from pilotlight_autoscaler.rules import Rules
-from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot
+from pilotlight_autoscaler.snapshot import Phase
 from pilotlight_autoscaler.worker_view import IdleReplica, WorkerView
 
 
@@ -66,7 +66,7 @@ class Draft:
             found = self._seats[worker_id] = Seat(view, self.now_s, self.mirror.models)
         return found
 
-    def leave(self, worker_id: str, replica: ReplicaSnapshot, owner: ModelView | None) -> None:
+    def leave(self, worker_id: str, replica: ReplicaView, owner: ModelView | None) -> None:
         """Take a replica that goes on its own account out of the draft."""
         self._remove(self.seat(worker_id), replica, owner)
 
@@ -129,7 +129,7 @@ class Draft:
     def remove(self, seat: Seat, idle: IdleReplica) -> None:
         self._remove(seat, idle.replica, idle.owner)
 
-    def _remove(self, seat: Seat, replica: ReplicaSnapshot, owner: ModelView | None) -> None:
+    def _remove(self, seat: Seat, replica: ReplicaView, owner: ModelView | None) -> None:
         if owner is not None:
             self.removed[owner.name] = self.removed.get(owner.name, 0) + 1
         seat.free_bytes += replica.nbytes
@@ -157,7 +157,7 @@ class Draft:
                 view.idle_until_s = min(view.idle_until_s, each.leaves_at_s)
         view.idle = found
 
-    def _idle(self, view: WorkerView, replica: ReplicaSnapshot) -> IdleReplica:
+    def _idle(self, view: WorkerView, replica: ReplicaView) -> IdleReplica:
         owner = self.mirror.models.get(replica.model)
         if owner is None or owner.snapshot.revision_id != replica.revision_id:
             return IdleReplica(replica, None, -inf, -inf, -inf, -inf)

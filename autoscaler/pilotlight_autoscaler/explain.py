@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pilotlight_autoscaler.decision import Reason, Rule
 from pilotlight_autoscaler.demand import ended_meanwhile
-from pilotlight_autoscaler.look import Look, idle_since_s
+from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.replica_view import idle_since_s
 from pilotlight_autoscaler.surplus import surplus_timeout_s
 from pilotlight_autoscaler.worker_view import IdleReplica
 

@@ -26,7 +26,8 @@ class GapHistogram:
     __slots__ = ("_increment", "above", "counts", "observed")
 
     def __init__(self) -> None:
-        self.counts = [0.0] * (BINS + 1)  # in units of the newest gap's weight, `_increment`
+        # By bin, in units of the newest gap's weight, `_increment`: most models rest in a few bins.
+        self.counts: dict[int, float] = {}
         self._increment = 1.0
         self.observed = 0  # gaps in all, not decayed
         self.above = 0  # from this bin on, those within two days hold only the prior
@@ -35,37 +36,35 @@ class GapHistogram:
         # Instead of shrinking all the old ones, each new one weighs more.
         self._increment *= _GROWTH
         number = bin_of(gap_s)
-        self.counts[number] += self._increment
+        self.counts[number] = self.counts.get(number, 0.0) + self._increment
         if self.above <= number < BINS:
             self.above = number + 1
         self.observed += 1
         if self._increment > _RESCALE_AT:
-            self.counts = [count / self._increment for count in self.counts]
+            self.counts = {n: count / self._increment for n, count in self.counts.items()}
             self._increment = 1.0
 
     def masses(self) -> list[float]:
         """Weight of each bin and of what lies beyond, with the prior; the newest gap weighs 1."""
         unit = 1 / self._increment
         found = list(_PRIOR)
-        for n, count in enumerate(self.counts):
-            if count:  # most models rest in a few bins
-                found[n] += count * unit
+        for n, count in self.counts.items():
+            found[n] += count * unit
         return found
 
     def dump(self) -> tuple[int, float, dict[int, float]]:
-        """Gaps observed, the unit of the counts, and the counts that are not zero."""
+        """Gaps observed, the unit of the counts, and the counts."""
         return (
             self.observed,
             self._increment,
-            {n: count for n, count in enumerate(self.counts) if count > 0},
+            dict(sorted(self.counts.items())),
         )
 
     @classmethod
     def load(cls, observed: int, unit: float, counts: dict[int, float]) -> GapHistogram:
         histogram = cls()
         histogram.observed, histogram._increment = observed, unit
-        for n, count in counts.items():
-            histogram.counts[n] = count
+        histogram.counts = dict(counts)
         histogram.above = max((n + 1 for n in counts if n < BINS), default=0)
         return histogram
 

@@ -125,25 +125,19 @@ def to_windows(
     """
     keep_s = min_s
     later: list[Prewarm] = []
+    recall: list[Prewarm] = []
     for ready_s, drop_s in spans:
         load_s = ready_s - lead_s
+        if load_s > 0:  # there is time to be gone and back
+            recall.append(Prewarm(load_s, min(drop_s, load_s + max_s)))
         if not later and load_s <= keep_s:
             keep_s = max(keep_s, min(drop_s, max_s))
         elif later and load_s <= later[-1].drop_age_s:
             began = later[-1].load_age_s
             later[-1] = Prewarm(began, max(later[-1].drop_age_s, min(drop_s, began + max_s)))
         else:
-            later.append(Prewarm(load_s, min(drop_s, load_s + max_s)))
-    return Windows(keep_s, tuple(later), _recall(spans, lead_s, max_s))
-
-
-def _recall(spans: list[tuple[float, float]], lead_s: float, max_s: float) -> tuple[Prewarm, ...]:
-    """The spans that begin late enough for it to be gone and back."""
-    return tuple(
-        Prewarm(ready_s - lead_s, min(drop_s, ready_s - lead_s + max_s))
-        for ready_s, drop_s in spans
-        if ready_s > lead_s
-    )
+            later.append(recall[-1])
+    return Windows(keep_s, tuple(later), tuple(recall))
 
 
 def lead_s(slow_cold_start_s: float) -> float:

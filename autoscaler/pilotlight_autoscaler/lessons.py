@@ -32,6 +32,7 @@ class Lessons:
             gap_s = max(0.0, at_s - began_s)
             self._judge(view, gap_s)
             learned.gaps.add(gap_s)
+            view.rested = view.only and gap_s > self._look.rules.keep_alive.at_least_s(view)
             learned.idle_since_s = learned.prewarm_until_s = None
             learned.prewarm_retry_s = 0.0
             learned.version += 1

@@ -14,9 +14,16 @@ from pilotlight_autoscaler.demand import (
 )
 from pilotlight_autoscaler.keep_alive import Prewarm, Windows
 from pilotlight_autoscaler.model_view import ModelView
+from pilotlight_autoscaler.replica_view import idle_since_s
 from pilotlight_autoscaler.rules import Rules
-from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot
-from pilotlight_autoscaler.surplus import find_drained, note_peak, step, surplus_timeout_s
+from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.surplus import (
+    find_drained,
+    note_peak,
+    step,
+    steps_until_s,
+    surplus_timeout_s,
+)
 
 PREWARM_RETRY_S = 10.0
 
@@ -30,16 +37,19 @@ class Look:
 
     def at(self, model: ModelView, now_s: float) -> None:
         due_s = inf
-        if model.only and not (model.queued or model.attaching):
-            if not model.ready:
-                self._at_zero(model, now_s)
-                return
-            if model.ready == 1:
-                next_step_s = step(model, now_s)[1]
-                if next_step_s is None:
+        if model.only and not model.queued and model.ready + model.attaching <= 1:
+            if model.ready:
+                due_s = steps_until_s(model)
+                if now_s >= due_s:
                     self._at_only_replica(model, now_s)
                     return
-                due_s = next_step_s  # this one step down may be of the replicas it had before
+                # This one step down may be of the replicas it had before.
+            elif not model.attaching:
+                self._at_zero(model, now_s)
+                return
+            elif now_s >= model.learned.panic_until_s:
+                self._at_only_replica(model, now_s)
+                return
         config, learned = model.snapshot.config, model.learned
         floor = floor_replicas(config, now_s)
         want, rule = wanted_replicas(model, floor, now_s)
@@ -109,15 +119,14 @@ class Look:
         if model.learned.load.load:
             model.learned.load.observe(0.0, now_s)  # its window says nothing here, and starts anew
         model.rising, model.forecast, model.drains = False, None, ()
+        busy = 1 if model.ongoing else 0
+        model.want = model.keep = model.occupied = busy
+        model.rule = Rule.HOLDS if busy else Rule.FLOOR
         model.due_s = inf
-        if model.ongoing:
-            model.want = model.keep = model.occupied = 1
-            model.rule = Rule.HOLDS
+        if busy or not model.ready:
             if model.leaves_at:
                 model.leaves_at = {}
             return
-        model.want = model.keep = model.occupied = 0
-        model.rule = Rule.FLOOR
         at_s = self.rest_s(model, now_s)
         model.leaves_at = dict.fromkeys(model.live, at_s)
         if at_s > now_s:
@@ -142,17 +151,14 @@ class Look:
             # A recalled one may stay as long as if it had never gone.
             windows = model.windows or self.windows(model)
             return max(learned.prewarm_until_s, learned.idle_since_s + windows.keep_s)
-        idle_s = max(
-            [idle_since_s(each) for each in model.live.values() if each.phase is Phase.READY],
-            default=learned.idle_since_s or 0.0,
-        )
-        config = model.snapshot.config
-        if config.idle_timeout_s is None and learned.idle_since_s is not None:
-            idle_s = max(idle_s, learned.idle_since_s)
-        if config.idle_timeout_s is None:
+        ready = [idle_since_s(each) for each in model.live.values() if each.phase is Phase.READY]
+        idle_s = max(ready) if ready else learned.idle_since_s or 0.0
+        if model.snapshot.config.idle_timeout_s is None:
+            if learned.idle_since_s is not None and learned.idle_since_s > idle_s:
+                idle_s = learned.idle_since_s
             # A busy model's gaps end before this: its windows need not be worked out each time.
             least_s = idle_s + self.rules.keep_alive.at_least_s(model)
-            if now_s < least_s:
+            if now_s < least_s and not model.rested:
                 return least_s
         return idle_s + self.windows(model).keep_s
 
@@ -218,11 +224,6 @@ class Look:
             if at_s > now_s:
                 due_s = min(due_s, at_s)
         return due_s
-
-
-def idle_since_s(replica: ReplicaSnapshot) -> float:
-    """Since when a ready replica serves nothing; since it is ready if nobody has said."""
-    return replica.since_s if replica.idle_since_s is None else replica.idle_since_s
 
 
 def _schedule_due_s(model: ModelView, now_s: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 
 from pilotlight_autoscaler.checks import (
+    check_load,
     check_model,
     check_node,
     check_queue,
@@ -13,6 +14,7 @@ from pilotlight_autoscaler.checks import (
     check_worker,
 )
 from pilotlight_autoscaler.errors import InputError
+from pilotlight_autoscaler.holdings import Holdings
 from pilotlight_autoscaler.learned import Learned
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.sizes import Sizes
@@ -25,27 +27,19 @@ from pilotlight_autoscaler.snapshot import (
     WorkerSnapshot,
 )
 from pilotlight_autoscaler.sources import Sources
-from pilotlight_autoscaler.vacancies import Vacancies
 from pilotlight_autoscaler.worker_view import WorkerView
 
 
-class Mirror:
-    """Models, workers, nodes. ``changed`` and ``room_changed`` say what to look at again."""
+class Mirror(Holdings):
+    """Models, workers, nodes."""
 
     def __init__(self) -> None:
-        self.models: dict[str, ModelView] = {}
+        super().__init__()
         self.learned: dict[str, Learned] = {}  # also of models that are not known again yet
-        self.workers: dict[str, WorkerView] = {}
         self.order: list[str] = []  # ids of the workers, sorted
         self.sources = Sources()
         self.starting: tuple[StartingWorker, ...] = ()
-        self.changed: set[str] = set()
-        self.room_changed = True
-        self.pool_changed = True  # other workers are empty, or there are others
-        self.obsolete: set[tuple[str, str]] = set()  # worker, revision: no model lists it
         self.prewarmed: set[str] = set()  # models with a replica that nobody has asked for
-        self.vacancies = Vacancies()
-        self._held: dict[str, set[tuple[str, str]]] = {}  # by model: worker, revision
         self.sizes = Sizes()
 
     def update_model(self, model: ModelSnapshot) -> None:
@@ -120,6 +114,18 @@ class Mirror:
         check_replica(replica)
         self._put(worker, replica)
 
+    def update_load(
+        self, worker_id: str, revision_id: str, ongoing: int, idle_since_s: float | None
+    ) -> None:
+        worker = self.workers.get(worker_id)
+        replica = None if worker is None else worker.replicas.get(revision_id)
+        if worker is None or replica is None:
+            raise InputError(
+                f"worker {worker_id!r} has no revision {revision_id!r}: update_replica comes first"
+            )
+        check_load(revision_id, ongoing, idle_since_s)
+        self._load(worker, replica, ongoing, idle_since_s)
+
     def remove_replica(self, worker_id: str, revision_id: str) -> None:
         worker = self.workers.get(worker_id)
         if worker is None or revision_id not in worker.replicas:
@@ -171,74 +177,6 @@ class Mirror:
         if view is None:
             raise InputError(f"there is no model {name!r}: update_model comes first")
         return view
-
-    def _put(self, worker: WorkerView, replica: ReplicaSnapshot) -> None:
-        revision_id = replica.revision_id
-        old = worker.replicas.get(revision_id)
-        if old is not None and old.ongoing == replica.ongoing and old == replica:
-            return
-        worker.idle = None
-        view = self.models.get(replica.model)
-        current = view is not None and view.snapshot.revision_id == revision_id
-        if (
-            old is not None
-            and view is not None
-            and current
-            and old.phase is replica.phase is Phase.READY
-            and old.nbytes == replica.nbytes
-        ):  # the usual case: a request came or went
-            more = replica.ongoing - old.ongoing
-            worker.replicas[revision_id] = view.live[worker.worker_id] = replica
-            worker.ongoing += more
-            view.ongoing += more
-            # With less load, also another replica of the model may be one too many.
-            self.room_changed |= replica.ongoing == 0 or more < 0
-            self.changed.add(replica.model)
-            return
-        if old is not None:
-            self._drop(worker, revision_id)
-        if not worker.replicas:
-            self.vacancies.remove(worker)
-            self.pool_changed = True
-        worker.hold(replica)
-        self._held.setdefault(replica.model, set()).add((worker.worker_id, revision_id))
-        if replica.phase is not Phase.DRAINING:
-            if view is not None and current:
-                view.count(worker.worker_id, replica, 1)
-            else:
-                self.obsolete.add((worker.worker_id, revision_id))
-        self.changed.add(replica.model)
-        self.room_changed = True
-
-    def _drop(self, worker: WorkerView, revision_id: str) -> None:
-        replica = worker.release(revision_id)
-        if not worker.replicas:
-            self.vacancies.add(worker)
-            self.pool_changed = True
-        held = self._held[replica.model]
-        held.remove((worker.worker_id, revision_id))
-        if not held:
-            del self._held[replica.model]
-        self.obsolete.discard((worker.worker_id, revision_id))
-        view = self.models.get(replica.model)
-        current = view is not None and view.snapshot.revision_id == revision_id
-        if view is not None and current and worker.worker_id in view.live:
-            view.count(worker.worker_id, replica, -1)
-        self.changed.add(replica.model)
-        self.room_changed = True
-
-    def _recount(self, view: ModelView) -> None:
-        view.reset_counts()
-        for worker_id, revision_id in sorted(self._held.get(view.name, ())):
-            worker = self.workers[worker_id]
-            replica, worker.idle = worker.replicas[revision_id], None
-            self.obsolete.discard((worker_id, revision_id))
-            if replica.phase is Phase.DRAINING:
-                continue
-            if revision_id == view.snapshot.revision_id:
-                view.count(worker_id, replica, 1)
-            else:
-                self.obsolete.add((worker_id, revision_id))
 
     def _measure(self) -> None:
         if self.sizes.measure(self.workers.values()):

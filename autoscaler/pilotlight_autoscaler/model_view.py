@@ -8,8 +8,9 @@ from pilotlight_autoscaler.decision import Rule
 from pilotlight_autoscaler.gaps import bin_of
 from pilotlight_autoscaler.keep_alive import Prewarm, Windows, break_even_s, lead_s
 from pilotlight_autoscaler.learned import Learned
+from pilotlight_autoscaler.replica_view import ReplicaView
 from pilotlight_autoscaler.residency import hit_rates, unknown_index
-from pilotlight_autoscaler.snapshot import ModelSnapshot, Phase, ReplicaSnapshot
+from pilotlight_autoscaler.snapshot import ModelSnapshot, Phase
 
 MIN_RESIDENCY_S = 1.0
 
@@ -37,6 +38,7 @@ class ModelView:
         "only",
         "queued",
         "ready",
+        "rested",
         "rising",
         "rule",
         "share",
@@ -50,7 +52,7 @@ class ModelView:
     def __init__(self, snapshot: ModelSnapshot, learned: Learned) -> None:
         self.name = snapshot.name
         self.learned = learned
-        self.live: dict[str, ReplicaSnapshot] = {}  # by worker: current revision, not draining
+        self.live: dict[str, ReplicaView] = {}  # by worker: current revision, not draining
         self.ready = self.attaching = self.ongoing = 0
         self.share = 1.0  # of a worker that one replica takes
         # What the last look has found.
@@ -61,6 +63,7 @@ class ModelView:
         self.forecast: Prewarm | None = None  # the window that is open now
         self.due_s = inf
         self.rising = False  # its load is above what its replicas are meant for
+        self.rested = False  # its last gap was longer than any replica stays at least
         self.windows: Windows | None = None  # of this idle gap, the latest that were asked for
         self.windows_version = -1  # of what was learned, when they were worked out
         self._rates: list[float] = []  # of `_rates_version` of what was learned
@@ -93,7 +96,7 @@ class ModelView:
         self.lead_s = lead_s(prior_s if slow_s is None else slow_s)  # a forecast loads so far ahead
         self.windows_version = -1  # to be worked out again; `windows` are in force until then
 
-    def count(self, worker_id: str, replica: ReplicaSnapshot, sign: int) -> None:
+    def count(self, worker_id: str, replica: ReplicaView, sign: int) -> None:
         """Add (1) or remove (-1) a live replica of the current revision."""
         if replica.phase is Phase.READY:
             self.ready += sign

@@ -22,15 +22,24 @@ class Pool:
         self.target: int | None = None
         self.due_s = inf
         self._used = self._lacking = 0  # of the last decision
+        self._latest: tuple[int, int] | None = None  # used and needed, under this configuration
+
+    def configure(self, config: PoolConfig) -> None:
+        """Other bounds from the next decision on."""
+        self.config = config
+        self._latest = None
 
     def decide(self, mirror: Mirror, filled: int, needed: int, now_s: float) -> PoolTarget | None:
         """The target, if it is another than last time.
 
         *filled*: empty workers that get something now; *needed*: what queues lack.
         """
+        used = len(mirror.workers) - len(mirror.vacancies) + filled
+        if (used, needed) == self._latest and now_s < self.due_s:
+            return None  # the newest of the peak's values holds on
+        self._latest = used, needed
         config = self.config
         least, most = config.min_workers, config.max_workers
-        used = len(mirror.workers) - len(mirror.vacancies) + filled
         spare = config.buffer_workers if used or needed else 0
         wanted = used + needed + spare
         bounded = max(least, min(wanted, most))
@@ -80,6 +89,7 @@ class Pool:
     def load(self, state: PoolState) -> None:
         self.peak = SlidingMax(tuple(state.peak))
         self.target = state.target
+        self._latest = None
 
 
 def needed_workers(draft: Draft, lacking: list[ModelView]) -> int:

@@ -36,6 +36,11 @@ class Policy(Protocol):
     def update_replica(self, worker_id: str, replica: ReplicaSnapshot) -> None:
         """One replica of a known worker has changed or is new: cheaper than ``update_worker``."""
 
+    def update_load(
+        self, worker_id: str, revision_id: str, ongoing: int, idle_since_s: float | None
+    ) -> None:
+        """Requests have come to a known replica or gone from it: cheaper than update_replica."""
+
     def remove_replica(self, worker_id: str, revision_id: str) -> None:
         """One replica of a known worker is gone: cheaper than ``update_worker``."""
 
@@ -64,7 +69,7 @@ class Policy(Protocol):
         """An attach took so long from its order to a ready replica."""
 
     def patience_s(self, model: str) -> float:
-        """How long it need not be asked although the model's replica has become busy or idle.
+        """How long it need not be asked although the model's replica is ready, busy or idle now.
 
         What else happens must be told and asked about as ever, and then this, too.
         """

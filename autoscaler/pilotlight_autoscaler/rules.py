@@ -45,12 +45,13 @@ class CostAware(KeepAlive):
         learned, config = model.learned, model.snapshot.config
         if model.windows is not None and model.windows_version == learned.version:
             return model.windows
-        spans = [(0.0, model.break_even_s)]
         if learned.guard.active:
             cold_s = learned.cold_starts.mean_s() or model.cold_start_s
             spans = [(0.0, fallback_s(cold_s, model.weight, learned.burst.k))]
         elif learned.gaps.observed:
             spans = plan_gap(learned.gaps, model.cold_start_s, model.weight, learned.burst.k)
+        else:
+            spans = [(0.0, model.break_even_s)]
         keep_alive = config.keep_alive
         found = to_windows(
             spans, lead_s=model.lead_s, min_s=keep_alive.min_s, max_s=keep_alive.max_s

@@ -14,11 +14,17 @@ def step(model: ModelView, now_s: float) -> tuple[int, float | None]:
 
     None: no step is under way, the next one may begin now.
     """
-    learned, config = model.learned, model.snapshot.config
-    next_step_s = learned.stepped_at_s + config.panic.window_s
-    if learned.stepped_at_s > 0 and now_s < next_step_s:
-        return learned.step_floor, next_step_s
-    return model.ready - max(1, int(model.ready * config.downscaling_factor)), None
+    next_step_s = steps_until_s(model)
+    if now_s < next_step_s:
+        return model.learned.step_floor, next_step_s
+    factor = model.snapshot.config.downscaling_factor
+    return model.ready - max(1, int(model.ready * factor)), None
+
+
+def steps_until_s(model: ModelView) -> float:
+    """When the latest step down is over; 0 if there was none."""
+    began_s = model.learned.stepped_at_s
+    return began_s + model.snapshot.config.panic.window_s if began_s > 0 else 0.0
 
 
 def surplus_timeout_s(model: ModelView) -> float:

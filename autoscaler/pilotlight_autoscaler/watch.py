@@ -20,6 +20,7 @@ class Watch:
         self._look = look
         self._due: list[tuple[float, str]] = []  # heap; an entry counts if its model says so too
         self.lacking: set[str] = set()
+        self.short: set[str] = set()  # of those, the ones that found no worker
         self.leaving: set[str] = set()
         self.rising: set[str] = set()  # their averages rise with time towards too high a load
         self.draining: set[str] = set()
@@ -27,7 +28,7 @@ class Watch:
 
     def forget(self, name: str) -> None:
         """The model was removed."""
-        for names in (self.lacking, self.leaving, self.draining, self.rising):
+        for names in (self.lacking, self.short, self.leaving, self.draining, self.rising):
             names.discard(name)
 
     def round(self, now_s: float) -> bool:
@@ -50,8 +51,7 @@ class Watch:
             view = models.get(name)
             if view is None:
                 continue
-            before = name in self.lacking
-            if self._at(view, now_s) or before:
+            if self._at(view, now_s) or name in self.short:
                 acts = True  # also when it lacks nothing any more: the pool may want less
             self.seen.append(view)
         names.clear()
@@ -99,7 +99,9 @@ class Watch:
             if len(self._due) > _MOST_DUE + 4 * len(self._mirror.models):
                 self._clear_out()
         lacks = view.want > view.ready + view.attaching
-        goes = bool(view.leaves_at) and min(view.leaves_at.values()) <= now_s
+        goes = False
+        for at_s in view.leaves_at.values():  # of one replica, mostly
+            goes = goes or at_s <= now_s
         drains = bool(view.drains)
         # Mostly nobody is in the sets: asked first, as this runs for each request.
         if lacks:

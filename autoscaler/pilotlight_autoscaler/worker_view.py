@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot, WorkerSnapshot
+from pilotlight_autoscaler.replica_view import ReplicaView
+from pilotlight_autoscaler.snapshot import Phase, WorkerSnapshot
 
 if TYPE_CHECKING:
     from pilotlight_autoscaler.model_view import ModelView
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class IdleReplica:
     """A ready replica that serves nothing, and what it costs to lose it."""
 
-    replica: ReplicaSnapshot
+    replica: ReplicaView
     owner: ModelView | None  # None: its revision is obsolete
     idle_since_s: float
     leaves_at_s: float  # it goes then although nobody needs its room
@@ -51,7 +52,7 @@ class WorkerView:
         self.capacity_bytes = self.free_bytes = snapshot.capacity_bytes
         self.free_slots = snapshot.max_replicas
         self.ongoing = self.attaching = 0
-        self.replicas: dict[str, ReplicaSnapshot] = {}  # by revision
+        self.replicas: dict[str, ReplicaView] = {}  # by revision
         self.idle: list[IdleReplica] | None = None  # None: to be drawn up again
         self.idle_until_s = inf  # the order may be another from here on
 
@@ -61,7 +62,7 @@ class WorkerView:
         self.capacity_bytes = snapshot.capacity_bytes
         self.snapshot = snapshot
 
-    def hold(self, replica: ReplicaSnapshot) -> None:
+    def hold(self, replica: ReplicaView) -> None:
         self.replicas[replica.revision_id] = replica
         self.free_bytes -= replica.nbytes
         self.free_slots -= 1
@@ -69,7 +70,7 @@ class WorkerView:
         self.attaching += replica.phase is Phase.ATTACHING
         self.idle = None
 
-    def release(self, revision_id: str) -> ReplicaSnapshot:
+    def release(self, revision_id: str) -> ReplicaView:
         replica = self.replicas.pop(revision_id)
         self.free_bytes += replica.nbytes
         self.free_slots += 1

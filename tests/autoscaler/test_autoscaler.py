@@ -93,8 +93,11 @@ class Cluster:
             worker, replicas=(*kept, new) if new is not None else tuple(kept)
         )
         assert sum(r.nbytes for r in self.workers[worker_id].replicas) <= worker.capacity_bytes
+        old = next((each for each in worker.replicas if each.revision_id == revision_id), None)
         if new is None:
             self.autoscaler.update_worker(self.workers[worker_id])
+        elif old is not None and (old.phase, old.since_s) == (new.phase, new.since_s):
+            self.autoscaler.update_load(worker_id, revision_id, new.ongoing, new.idle_since_s)
         else:
             self.autoscaler.update_replica(worker_id, new)
 
@@ -277,6 +280,33 @@ def test_autoscaler_stops_prewarming_when_forecasts_fail() -> None:
     assert "at a hit rate of 0.3, saw" in cluster.autoscaler.explain("a", cluster.now_s).text
 
 
+def test_forecast_that_finds_no_room_is_not_reported_as_unplaced() -> None:
+    """Nobody waits for it, and it is tried again."""
+    cluster = Cluster([a_model("a"), a_model("b")], workers=1, gb=1)
+    cluster.autoscaler.cold_started("a", Tier.DISK, 5.0)
+    rhythm(cluster, "a", 600.0, 10)
+    cluster.load("a", 1)
+    cluster.decide()
+    cluster.load("a", 0)
+    ends_s = cluster.now_s + 600
+    seen = []
+    while True:
+        decision = cluster.decide()
+        cluster.apply(decision)
+        if not cluster.replicas("a") and not cluster.replicas("b"):
+            cluster.load("b", 1)
+            cluster.apply(cluster.decide())
+            cluster.load("b", 1)
+            decision = cluster.decide()
+        seen.append((cluster.autoscaler.view("a").learned.prewarm_retry_s, decision.unplaced))
+        if decision.wake_at_s is None or decision.wake_at_s >= ends_s:
+            break
+        cluster.now_s = decision.wake_at_s
+
+    assert max(retry_s for retry_s, _ in seen) > 0
+    assert all(unplaced == () for _, unplaced in seen)
+
+
 def test_autoscaler_state_survives_json() -> None:
     cluster = Cluster([a_model("a")], workers=1)
     cluster.autoscaler.cold_started("a", Tier.DISK, 5.0)
@@ -361,7 +391,7 @@ def test_load_that_falls_in_one_replica_frees_the_room_of_another() -> None:
     for worker_id, replica in (("w0", replace(two, ongoing=0, idle_since_s=900.0)), ("w1", two)):
         autoscaler.update_worker(WorkerSnapshot(worker_id, "node", GB, 1, (replica,)))
     before = autoscaler.decide(1000.0)
-    autoscaler.update_replica("w1", replace(two, ongoing=1))
+    autoscaler.update_load("w1", "busy-1", 1, None)
     after = autoscaler.decide(1000.0)
 
     assert before.attach == ()
@@ -407,3 +437,30 @@ def test_new_revision_with_other_bytes_does_not_go_by_the_old_ones_cold_starts()
     assert alike_s == 2.0
     assert autoscaler.view("a").cold_start_s == restarted.view("a").cold_start_s == scaled_s
     assert scaled_s != 2.0
+
+
+def test_load_of_a_replica_that_nobody_has_told_of_is_refused() -> None:
+    autoscaler = Autoscaler()
+    autoscaler.update_worker(WorkerSnapshot("w0", "node", GB, 1))
+
+    with pytest.raises(InputError, match="'w0' has no revision 'a-1': update_replica comes first"):
+        autoscaler.update_load("w0", "a-1", 1, None)
+
+
+def test_replica_of_a_model_that_has_rested_is_looked_at_only_when_it_goes() -> None:
+    """After short gaps it is looked at as soon as it might go: mostly it is busy by then."""
+    autoscaler = Autoscaler()
+    autoscaler.update_model(
+        ModelSnapshot("a", "a-1", GB, AutoscalingConfig(max_replicas=1), cold_start_s=8.0)
+    )
+    idle = ReplicaSnapshot("a", "a-1", GB, Phase.READY, 900.0, 0, 1000.0)
+    autoscaler.update_worker(WorkerSnapshot("w0", "node", GB, 1, (idle,)))
+    wakes_after_s = []
+    for began_s in (1000.0, 1001.0, 1100.0):
+        autoscaler.arrived("a", began_s)
+        autoscaler.finished("a", began_s, left=0)
+        autoscaler.update_load("w0", "a-1", 0, began_s)
+        wakes_after_s.append((autoscaler.decide(began_s).wake_at_s or 0.0) - began_s)
+
+    assert wakes_after_s[:2] == [10.0, 10.0]
+    assert wakes_after_s[2] > 60.0

@@ -36,6 +36,8 @@ TOLD: dict[str, Callable[[Autoscaler, float], object]] = {
     "idle_since_s of replica 'a-1'": lambda a, bad: a.update_replica(
         "w", replace(REPLICA, idle_since_s=bad)
     ),
+    "ongoing of replica 'a-2'": lambda a, bad: a.update_load("w", "a-2", bad, None),  # type: ignore[arg-type]
+    "idle_since_s of replica 'a-2'": lambda a, bad: a.update_load("w", "a-2", 0, bad),
     "bytes_per_s of tier disk of node 'n'": lambda a, bad: a.update_node(
         NodeSnapshot("n", {}, {Tier.DISK: bad})
     ),
@@ -54,6 +56,7 @@ def test_autoscaler_refuses_by_name_whatever_it_is_told(what: str, value: float)
     autoscaler = Autoscaler()
     autoscaler.update_model(MODEL)
     autoscaler.update_worker(WORKER)
+    autoscaler.update_replica("w", replace(REPLICA, revision_id="a-2"))
 
     with pytest.raises(InputError, match=f"^{what} must be a finite number of at least 0, not"):
         TOLD[what](autoscaler, value)

@@ -25,23 +25,24 @@ def keep_for(gaps: GapHistogram, cold_share: float = COLD_SHARE) -> KeepFor | No
 
     None with fewer than 8 seen, or where more than that last over two days.
     """
-    total = sum(gaps.counts)
+    counts = sorted(gaps.counts.items())
+    total = sum(count for _, count in counts)
     if gaps.observed < ENOUGH_GAPS or total <= 0:
         return None
     left = total
-    for number in range(BINS):
-        left -= gaps.counts[number]
-        if left <= cold_share * total:
+    for number, count in counts:
+        left -= count
+        if left <= cold_share * total and number < BINS:
             keep_s = EDGES_S[number + 1]
-            idle_s, there_s = _times_s(gaps, keep_s)
+            idle_s, there_s = _times_s(counts, keep_s)
             return KeepFor(keep_s, max(0.0, left) / total, there_s / idle_s, gaps.observed)
     return None
 
 
-def _times_s(gaps: GapHistogram, keep_s: float) -> tuple[float, float]:
+def _times_s(counts: list[tuple[int, float]], keep_s: float) -> tuple[float, float]:
     """Idle time in all, and that within *keep_s* of a pause; pauses by the middle of their bin."""
     idle_s = there_s = 0.0
-    for number, count in enumerate(gaps.counts):
+    for number, count in counts:
         gap_s = (EDGES_S[number] + EDGES_S[number + 1]) / 2 if number < BINS else HORIZON_S
         idle_s += count * gap_s
         there_s += count * min(gap_s, keep_s)

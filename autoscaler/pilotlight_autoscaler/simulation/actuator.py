@@ -40,6 +40,7 @@ class Actuator:
         self._meters = meters
         self._on_ready = on_ready
         self._on_gone = on_gone
+        self._random = Random()  # seeded anew for each load
         self._starts = dict.fromkeys(models, 0)
 
     def apply(self, now_us: int, decision: Decision) -> None:
@@ -90,16 +91,18 @@ class Actuator:
             self._begin_load(now_us, replica)
 
     def _begin_load(self, now_us: int, replica: Replica) -> None:
-        model, node = replica.model, replica.worker.node
-        name, sigma = model.spec.name, self._setting.load_noise
-        # A generator per load: the same load takes as long under every policy.
-        draw = Random(f"{self._setting.seed}/{name}/{self._starts[name]}")
-        self._starts[name] += 1
-        noise = math.exp(draw.gauss(-sigma * sigma / 2, sigma)) if sigma else 1.0
-        bytes_per_s = self._setting.pool.links.bytes_per_s(replica.tier)
-        link = node.loads[replica.tier]
-        link.begin(replica, model.spec.nbytes / bytes_per_s * noise * US_PER_S, now_us)
+        model = replica.model
+        link = replica.worker.node.loads[replica.tier]
+        noise = self._noise(model.name) if self._setting.load_noise else 1.0
+        link.begin(replica, model.spec.nbytes / link.bytes_per_s * noise * US_PER_S, now_us)
         self._expect(link)
+
+    def _noise(self, name: str) -> float:
+        """A factor on the time of a model's next load; its n-th is the same under every policy."""
+        sigma = self._setting.load_noise
+        self._random.seed(f"{self._setting.seed}/{name}/{self._starts[name]}")
+        self._starts[name] += 1
+        return math.exp(self._random.gauss(-sigma * sigma / 2, sigma))
 
     def _expect(self, link: SharedLink) -> None:
         next_us = link.next_us()

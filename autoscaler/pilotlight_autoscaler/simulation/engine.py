@@ -220,7 +220,8 @@ class Simulation:
         self._reports.queue(replica.model)
 
     def _ready(self, now_us: int, replica: Replica) -> None:
-        self._serve_queue(now_us, replica)
+        if replica.model.queue:
+            self._serve_queue(now_us, replica)
         self._reports.ready(replica, now_us)
 
     def _gone(self, now_us: int, replica: Replica) -> None:

@@ -125,7 +125,7 @@ class Node:
         self._host_bytes = pool.host_cache_bytes
         self._host: OrderedDict[str, int] = OrderedDict()
         self._disk = set(on_disk)
-        self.loads = {tier: SharedLink() for tier in (Tier.HOST, Tier.DISK, Tier.REMOTE)}
+        self.loads = {tier: SharedLink(rate) for tier, rate in speeds(pool.links).items()}
 
     def tier(self, name: str) -> Tier:
         if name in self._host:
@@ -136,11 +136,12 @@ class Node:
         """Weights that came stay on disk, and in the host cache if they fit; is anything new?"""
         before = self.tier(spec.name)
         self._disk.add(spec.name)
+        if spec.nbytes > self._host_bytes:
+            return before is Tier.REMOTE
         self._host.pop(spec.name, None)
-        if spec.nbytes <= self._host_bytes:
-            self._host[spec.name] = spec.nbytes
-            while sum(self._host.values()) > self._host_bytes:
-                self._host.popitem(last=False)
+        self._host[spec.name] = spec.nbytes
+        while sum(self._host.values()) > self._host_bytes:
+            self._host.popitem(last=False)
         return self.tier(spec.name) is not before
 
     def snapshot(self) -> NodeSnapshot:
@@ -155,7 +156,8 @@ def speeds(links: Links) -> dict[Tier, float]:
 class SharedLink:
     """Loads that share one link equally: each goes on at 1/n of its speed alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_per_s: float) -> None:
+        self.bytes_per_s = bytes_per_s
         self._left_us: dict[Replica, float] = {}  # alone on the link
         self._at_us = 0
         self.version = 0  # changes with every change: an event of an older one is void

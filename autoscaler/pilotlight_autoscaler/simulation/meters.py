@@ -66,4 +66,5 @@ class Meters:
             self.idled(replica, now_us)
 
     def _span_us(self, since_us: int, until_us: int) -> int:
-        return max(0, min(until_us, self.horizon_us) - since_us)
+        span_us = (until_us if until_us < self.horizon_us else self.horizon_us) - since_us
+        return span_us if span_us > 0 else 0

@@ -16,7 +16,7 @@ _LONG_S = 1e9
 
 
 class Reports:
-    """Replicas and queues that the policy does not know the state of; told before it decides."""
+    """Loads and queues that the policy does not know; told before it decides."""
 
     def __init__(
         self, policy: Policy, agenda: Agenda, setting: Setting, arrival_us: array[int]
@@ -41,8 +41,8 @@ class Reports:
 
     def ready(self, replica: Replica, now_us: int) -> None:
         """A replica is there."""
-        self._changed(replica)
-        self._agenda.decide_by(now_us + self._tick_us)
+        self._policy.update_replica(replica.worker.worker_id, replica.snapshot())
+        self._decide_by(replica, now_us, self._tick_us)
 
     def queue(self, model: Model) -> None:
         if model.queue_reported:
@@ -65,7 +65,13 @@ class Reports:
         for replica in self._replicas:
             replica.reported = True
             if replica.present:
-                policy.update_replica(replica.worker.worker_id, replica.snapshot())
+                idle_us = replica.idle_since_us
+                policy.update_load(
+                    replica.worker.worker_id,
+                    replica.model.name,
+                    replica.ongoing,
+                    None if idle_us is None else idle_us / US_PER_S,
+                )
         self._replicas.clear()
         for model in self._queues:
             model.queue_reported = True
@@ -80,11 +86,13 @@ class Reports:
     def _decide_by(self, replica: Replica, now_us: int, delay_us: int) -> None:
         """What comes and goes where there is room need only be noted, if the policy says so."""
         by_us = now_us + delay_us
-        if by_us < self._agenda.decide_us:
-            patience_s = min(self._policy.patience_s(replica.model.name), _LONG_S)
-            # Rounded as a wake-up at that time is.
-            patient_us = ceil((now_us / US_PER_S + patience_s) * US_PER_S)
-            self._agenda.decide_by(max(by_us, patient_us))
+        if by_us >= self._agenda.decide_us:
+            return
+        patience_s = self._policy.patience_s(replica.model.name)
+        if patience_s > 0:  # rounded as a wake-up at that time is
+            patient_us = ceil((now_us / US_PER_S + min(patience_s, _LONG_S)) * US_PER_S)
+            by_us = max(by_us, patient_us)
+        self._agenda.decide_by(by_us)
 
     def _changed(self, replica: Replica) -> None:
         if replica.reported:

@@ -116,10 +116,10 @@ class Bench:
         self.replicas[name] = (worker_id, old)
         begin = time.perf_counter()
         self.autoscaler.arrived(name, self.now_s)
-        self.autoscaler.update_replica(worker_id, replace(old, ongoing=1, idle_since_s=None))
+        self.autoscaler.update_load(worker_id, old.revision_id, 1, None)
         self.autoscaler.decide(self.now_s)
         self.autoscaler.finished(name, self.now_s, left=0, service_s=1.0)
-        self.autoscaler.update_replica(worker_id, replace(old, idle_since_s=self.now_s))
+        self.autoscaler.update_load(worker_id, old.revision_id, 0, self.now_s)
         self.autoscaler.decide(self.now_s)
         seconds = time.perf_counter() - begin
         self.replicas[name] = (worker_id, replace(old, idle_since_s=self.now_s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from pilotlight_autoscaler import (
     Autoscaler,
@@ -11,6 +12,7 @@ from pilotlight_autoscaler import (
     ModelSnapshot,
     NodeSnapshot,
     PolicyState,
+    ReplicaSnapshot,
     Tier,
     WorkerSnapshot,
 )
@@ -156,7 +158,14 @@ class Told:
         else:
             before = {each.revision_id: each for each in known.replicas}
             for replica in snapshot.replicas:
-                if before.get(replica.revision_id) != replica:
+                old = before.get(replica.revision_id)
+                if old == replica:
+                    continue
+                if old is not None and _only_load(old, replica):
+                    self.autoscaler.update_load(
+                        worker_id, replica.revision_id, replica.ongoing, replica.idle_since_s
+                    )
+                else:
                     self.autoscaler.update_replica(worker_id, replica)
         self._workers[worker_id] = snapshot
 
@@ -189,6 +198,11 @@ def _only_replicas(old: WorkerSnapshot, new: WorkerSnapshot) -> bool:
     )
     here = {each.revision_id for each in new.replicas}
     return same and all(each.revision_id in here for each in old.replicas)
+
+
+def _only_load(old: ReplicaSnapshot, new: ReplicaSnapshot) -> bool:
+    """Whether requests have come or gone, and nothing else has changed."""
+    return old == replace(new, ongoing=old.ongoing, idle_since_s=old.idle_since_s)
 
 
 def _only_queue(old: ModelSnapshot, new: ModelSnapshot) -> bool:

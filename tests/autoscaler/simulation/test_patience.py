@@ -25,7 +25,7 @@ def test_patience_changes_nothing_but_how_often_it_is_asked() -> None:
     patient = Simulation(trace, setting, Autoscaler(pool, words=False)).run()
     impatient = Simulation(trace, setting, Impatient(pool, words=False)).run()
 
-    assert patient.decisions < 0.9 * impatient.decisions
+    assert patient.decisions < 0.8 * impatient.decisions
     assert replace(patient, decisions=0) == replace(impatient, decisions=0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
 from pilotlight_autoscaler.decision import Attach, Decision, Detach, Reason, Rule
@@ -106,6 +106,13 @@ class Mirror:
             else:
                 known.replicas[worker_id] = replica
             self._changed[replica.model] = None
+
+    def update_load(
+        self, worker_id: str, revision_id: str, ongoing: int, idle_since_s: float | None
+    ) -> None:
+        known = self.rooms[worker_id].replicas[revision_id]
+        replica = replace(known, ongoing=ongoing, idle_since_s=idle_since_s)
+        self.update_replica(worker_id, replica)
 
     def remove_replica(self, worker_id: str, revision_id: str) -> None:
         replica = self.rooms[worker_id].replicas.get(revision_id)
