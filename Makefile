@@ -23,7 +23,7 @@ run: $(STAMP) ## Set up, then show a model lighting from zero (pilotlight demo)
 	@$(BIN)/pilotlight demo
 
 test: $(STAMP) ## Set up, then run every test
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --max-worker-restart 0
 
 bench: $(STAMP) ## Cold start here against Ray Serve + transformers, in one run
 	@$(BIN)/pilotlight bench cold

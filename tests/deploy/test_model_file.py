@@ -84,7 +84,7 @@ def test_nothing_to_deploy_is_told():
             "name: a\nsource: b\nquux: 2\n",
             "model.yaml:3: quux: unknown key; there are version, name, source, revision, task, "
             "dtype, quantization, quantization_rounding, quantization_text, quantization_skip, "
-            "sparsity, autoscaling",
+            "sparsity, max_context_tokens, autoscaling",
         ),
         ("source: b\n", "model.yaml: name: is missing"),
         (

@@ -73,7 +73,8 @@ def accept_quantized(
     """
     layers = {name: _layer(module, name, matrix) for name, matrix in matrices.items()}
     for kind, block in {(matrix.scheme.kind, matrix.block) for matrix in matrices.values()}:
-        chosen.prepare(kind, block)
+        if block != tile_layout.BLOCK:  # that of CUDA's kernel: torch multiplies it on a CPU
+            chosen.prepare(kind, block)
     weights = {name: layer.weight for name, layer in layers.items()}  # kept: ids are used below
     shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # so that ties stay ties
     for name, layer in layers.items():

@@ -337,11 +337,11 @@ def test_http_opens_where_neither_a_head_nor_a_range_tells_the_total(http_store,
 
 
 def test_http_open_where_no_total_is_told_mixes_no_versions(http_store, server):
-    def changes(handler) -> None:
-        content_range("bytes 0-9/*")(handler)
+    def has_changed(handler) -> None:
         server.put("/model/blob", DATA, '"two"')
+        handler.send_object()
 
-    server.script("/model/blob", changes)
+    server.script("/model/blob", content_range("bytes 0-9/*"), has_changed)
 
     with pytest.raises(ObjectChangedError, match='"two" became "one"'):
         http_store().open_with_beginning("blob", 10)

@@ -19,6 +19,7 @@ class ByteProduct:
 
     def __init__(self, compiler: Compiler, kind: ByteKind) -> None:
         self._kind = kind
+        self._compiler = compiler  # the code goes with it
         kernels = [byte_rows.functions(kind, height, compiler.target) for height in _HEIGHTS]
         *rows, dense = compiler.compile([*kernels, fp8_dense.functions(compiler.target)])
         by_height = dict(zip(_HEIGHTS, rows, strict=True))

@@ -17,6 +17,7 @@ class Int4Weight:
 
     def __init__(self, compiler: Compiler, block: int) -> None:
         self._block = block
+        self._compiler = compiler  # the code goes with it
         self._kernel = compiler.compile([int4_dense.functions(block, compiler.target)])[0]
 
     def dequantize(

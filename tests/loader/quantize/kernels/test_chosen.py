@@ -1,15 +1,19 @@
 """A compiled kernel serves only where it can be made, and computes what it should."""
 
+import gc
 import logging
 import re
 import sys
+import weakref
 
 import pytest
 import torch
 
 from pilotlight_loader.quantize import products
 from pilotlight_loader.quantize.kernels import assembly, byte_rows, chosen, int4_dense
+from pilotlight_loader.quantize.kernels.byte_product import ByteProduct
 from pilotlight_loader.quantize.kernels.compiler import Compiler
+from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +41,18 @@ def test_product_is_compiled_once(monkeypatch) -> None:
 
     assert first is not None
     assert chosen.byte_product("int8") is first
+
+
+@pytest.mark.parametrize("make", [lambda c: ByteProduct(c, "fp8"), lambda c: Int4Weight(c, 64)])
+def test_kernel_keeps_its_code(make) -> None:
+    """LLVM frees what it compiled with the compiler: a call would end the process."""
+    compiler = Compiler()
+    kernel, owner = make(compiler), weakref.ref(compiler)
+    del compiler
+    gc.collect()
+
+    assert owner() is not None
+    kernel.try_out()
 
 
 def test_product_without_llvmlite_is_torchs(monkeypatch, caplog) -> None:
