@@ -72,7 +72,11 @@ def find_drained(model: ModelView, now_s: float) -> float:
         count = min(surplus, model.ready - floor)
         model.drains = tuple(worker_id for _, worker_id in busy[:count])
     falls_s = learned.peak.falls_s(hold_s)
-    return inf if falls_s is None or falls_s <= now_s else falls_s
+    due_s = inf if falls_s is None or falls_s <= now_s else falls_s
+    by_demand = replicas_for(model.demand, model.target, model.snapshot.config.max_replicas)
+    if learned.peak.points[-1][1] > by_demand and not learned.load.settled(now_s):
+        due_s = min(due_s, now_s + learned.load.width_s)  # the average is still falling
+    return due_s
 
 
 def _memory_s(model: ModelView) -> float:

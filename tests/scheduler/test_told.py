@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.records import model_record
 
@@ -240,6 +240,13 @@ EVENTS = (
         min_size=20,
         max_size=80,
     )
+)
+# Two busy replicas whose average load falls, with no event, to what one of them takes.
+@example(
+    [
+        *[(9, 0, 0), (9, 3, 2), (2, 0, 0), (2, 0, 0), (20, 1, 2), *[(1, 0, 0)] * 3],
+        *[(9, 0, 3), (13, 1, 2), *[(0, 0, 0)] * 9, (20, 1, 8)],
+    ]
 )
 def test_told_of_changes_decides_as_one_told_everything(
     events: list[tuple[int, int, int]],
