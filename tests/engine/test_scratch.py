@@ -32,6 +32,14 @@ def test_scratch_leaves_no_file(tmp_path: Path) -> None:
     assert torch.equal(found["one"], torch.ones(1))
 
 
+def test_scratch_keeps_no_descriptor(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    found = [dict(in_scratch(make().items(), tmp_path)) for _ in range(5)]
+
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert torch.equal(found[4]["w2"], make()["w2"])
+
+
 def test_scratch_of_nothing_is_nothing(tmp_path: Path) -> None:
     assert list(in_scratch([], tmp_path)) == []
 

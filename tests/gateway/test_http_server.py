@@ -307,6 +307,20 @@ def test_server_answers_an_upgrade_as_any_request_and_in_silence(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("target", [b"/quick", b"http://a/quick"])
+def test_server_answers_connect_once(target: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
+        request = b"CONNECT %b HTTP/1.1\r\nHost: a\r\n\r\n" % target
+        answer = await answer_to(str(http.base_url), request)
+        assert answer.count(b"HTTP/1.1") == 1
+        assert answer[9:12] in (b"404", b"405")
+        assert (await http.get("/quick")).text == "empty"
+
+    run(test)
+
+    assert not caplog.records
+
+
 def test_server_takes_a_body_that_comes_with_its_headers() -> None:
     async def test(handlers: Handlers, server: HttpServer, http: httpx.AsyncClient) -> None:
         for _ in range(3):  # on one connection

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.engine.source import bake_source
-from pilotlight_platform.errors import EvictionRefusedError, ReplicaGoneError
+from pilotlight_platform.errors import EvictionRefusedError, InvalidRequestError, ReplicaGoneError
 from pilotlight_platform.schemas.cluster import AttachOrder, ReplicaReport
 from pilotlight_platform.schemas.generation import GenerationRequest, SamplingParams
 from pilotlight_platform.settings import Settings
@@ -136,3 +137,19 @@ def test_worker_reports_what_a_request_took_without_waiting_for_its_weights(
 
     assert replica.served == 1
     assert 0 < replica.served_s < took_s - building_s
+
+
+def test_worker_does_not_count_a_refused_request_as_served(baked: Path, start: Start) -> None:
+    async def run() -> ReplicaReport:
+        async with start() as worker:
+            await soon(worker.attach(order(baked, "a")))
+            refused = replace(request("a-1", 1), prompt=None, prompt_tokens=(10**9,))
+            with pytest.raises(InvalidRequestError):
+                async for _ in worker.generate(refused, True):
+                    pass
+            (replica,) = (await soon(worker.detach("none"))).replicas
+            return replica
+
+    replica = asyncio.run(run())
+
+    assert (replica.served, replica.served_s, replica.ongoing) == (0, 0.0, 0)

@@ -94,7 +94,7 @@ def _by_rows(
         weight = scratch(codes.shape, x.dtype)
         convert(codes, weight)
         return functional.linear(x, weight) * scales
-    product = torch.empty(x.shape[0], rows, dtype=x.dtype)
+    product = torch.empty(x.shape[0], rows, dtype=x.dtype, device="cpu")
     for start in range(0, rows, step):
         part = codes[start : start + step]
         weight = scratch(part.shape, x.dtype)
@@ -113,7 +113,7 @@ def _by_parts(
     """Blocks of rows at a time, dequantized to [K, rows] in one pass."""
     rows, columns = packed.shape[0], packed.shape[1] * 2
     step = max(1, _CHUNK_ELEMENTS // (columns * block)) * block
-    product = torch.empty(x.shape[0], rows, dtype=x.dtype)
+    product = torch.empty(x.shape[0], rows, dtype=x.dtype, device="cpu")
     for start in range(0, rows, step):
         span = slice(start, min(start + step, rows))
         weight = scratch((columns, span.stop - start), x.dtype)
@@ -139,7 +139,7 @@ def _by_tiles(
     zeros = pairs[..., 1]
     x = torch.cat((x, x.view(x.shape[0], groups, -1).sum(-1)), 1)
     step = max(1, _CHUNK_ELEMENTS // ((columns + groups) * block))
-    product = torch.empty(x.shape[0], rows, dtype=x.dtype)
+    product = torch.empty(x.shape[0], rows, dtype=x.dtype, device="cpu")
     for start in range(0, len(tiles), step):
         tile = tiles[start : start + step]
         weight = scratch((columns + groups, len(tile) * block), x.dtype)

@@ -21,5 +21,5 @@ def scratch(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     buffer = buffers.get(dtype)
     if buffer is None or len(buffer) < needed:
         with torch.inference_mode(False):  # a tensor born in it could be written only in it
-            buffer = buffers[dtype] = torch.empty(needed, dtype=dtype)
+            buffer = buffers[dtype] = torch.empty(needed, dtype=dtype, device="cpu")
     return buffer[:needed].view(*shape)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from mmap import ACCESS_COPY, PAGESIZE, mmap
+from mmap import PAGESIZE
 from pathlib import Path
 
 import torch
@@ -32,14 +32,16 @@ def in_scratch(
             _write(file.fileno(), data, end, directory)
             end += -(-len(data) // PAGESIZE) * PAGESIZE
         file.truncate(max(end, 1))  # nothing cannot be mapped
-        mapped = mmap(file.fileno(), max(end, 1), access=ACCESS_COPY)
+        # By torch, which closes its descriptor: Python's mmap keeps one as long as it lives, and a
+        # process may have 1024, where a mixture of experts has thousands of weights.
+        path = f"/proc/self/fd/{file.fileno()}"
+        mapped = torch.from_file(path, shared=False, size=max(end, 1), dtype=torch.uint8)
     for name, start, dtype, shape in places:
         nbytes = shape.numel() * dtype.itemsize
         if not nbytes:
             yield name, torch.empty(shape, dtype=dtype)
             continue
-        flat = torch.frombuffer(mapped, dtype=torch.uint8, count=nbytes, offset=start)
-        yield name, flat.view(dtype).view(shape)
+        yield name, mapped[start : start + nbytes].view(dtype).view(shape)
 
 
 def _write(descriptor: int, data: memoryview, offset: int, directory: Path) -> None:

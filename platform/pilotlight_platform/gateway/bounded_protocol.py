@@ -59,6 +59,8 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
+            if self.parser.get_method() == b"CONNECT":  # nobody tunnels: its answer is the last
+                return self._drop_the_rest()
             self._parse_without_upgrade(data[upgrade.args[0] :])
         except HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")

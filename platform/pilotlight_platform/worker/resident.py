@@ -38,7 +38,7 @@ class Resident:
         self.idle_since_s = None
 
     def ended(self, began_s: float | None) -> None:
-        """*began_s*, monotonic: when it could begin; None if it never could."""
+        """*began_s*, monotonic: when it could begin; None if it was not answered to its end."""
         if began_s is not None:
             self.served += 1
             self.served_s += time.monotonic() - began_s

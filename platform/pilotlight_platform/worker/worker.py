@@ -139,6 +139,7 @@ class Worker:
         resident.began()
         self._reports.changed()
         began_s: float | None = None
+        answered = False
         try:
             await resident.done.wait()
             if resident.error is not None:
@@ -147,10 +148,11 @@ class Worker:
             request = await self._encoded(resident, request)
             async for chunk in self._run(resident, request):
                 yield chunk
+            answered = True
             if resident.replica is not None:
                 resident.replica.bring_to_host()
         finally:
-            resident.ended(began_s)
+            resident.ended(began_s if answered else None)  # refused: says nothing of answers
             self._reports.changed()
 
     async def _encoded(self, resident: Resident, request: GenerationRequest) -> GenerationRequest:

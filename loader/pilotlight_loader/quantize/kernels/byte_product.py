@@ -32,7 +32,7 @@ class ByteProduct:
         rows = x.shape[0]
         height, width = codes.shape
         compiled_rows, kernel = self._by_rows[rows]
-        product = torch.empty(compiled_rows, height, dtype=x.dtype)
+        product = torch.empty(compiled_rows, height, dtype=x.dtype, device="cpu")
         floats = scratch((compiled_rows * width,), torch.float32)
         run(
             kernel,

@@ -82,6 +82,7 @@ class Compiler:
 
 def run(kernel: Kernel, *words: int) -> None:
     """Call it with addresses and sizes."""
+    torch.get_num_threads()  # the first in a thread tells that thread's OpenMP how many it may have
     kernel((ctypes.c_int64 * len(words))(*words))
 
 

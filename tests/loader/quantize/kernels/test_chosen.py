@@ -136,3 +136,16 @@ def test_threads_are_those_of_torch() -> None:
 
     assert len(libraries) == 1
     assert any(start <= openmp < end for start, end in ranges)
+
+
+def test_product_is_on_the_cpu_whatever_the_default_device_is() -> None:
+    """A kernel writes where it is told: a pointer of another device would end the process."""
+    kernel = chosen.byte_product("int8")
+    assert kernel is not None
+    x, codes, scales = (torch.ones(1, 64), torch.ones(48, 64), torch.ones(48))
+    given = (x.bfloat16(), codes.to(torch.int8), scales.bfloat16())
+    with torch.device("meta"):
+        product = kernel.rows(*given)
+
+    assert product.device.type == "cpu"
+    assert product.eq(64).all()
