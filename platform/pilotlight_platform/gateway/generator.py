@@ -122,6 +122,8 @@ class Generator:
         lost = attempts = 0
         admitted_s = time.time()
         while True:
+            ready = any(replica.ready for replica in self._admission.route(name).replicas)
+            line = replace(line, cold=line.cold or not ready)  # at any of its attempts
             try:
                 return await self._attempt(name, request, line, deadline, admitted_s)
             except (ReplicaGoneError, WorkerLostError) as error:
@@ -142,15 +144,13 @@ class Generator:
         deadline: float,
         admitted_s: float,
     ) -> Generation:
-        route = self._admission.route(name)
-        cold = not any(replica.ready for replica in route.replicas)
         no_worker = not self._admission.table.workers
         slot = await self._admission.acquire(name, max(0.0, deadline - time.monotonic()))
         placed_s = time.time()
         spans = [Span("admit", line.at_s, admitted_s, floor_s=_ADMIT_FLOOR_S)]
         if no_worker:
             spans.append(Span("start_worker", admitted_s, placed_s))
-        elif cold or placed_s - admitted_s > _PLACE_FLOOR_S:
+        elif line.cold or placed_s - admitted_s > _PLACE_FLOOR_S:
             spans.append(Span("place", admitted_s, placed_s, floor_s=_PLACE_FLOOR_S))
         record = slot.record
         call = replace(
@@ -169,7 +169,6 @@ class Generator:
             self._admission.mark_ready(name, slot.worker_id)
         line = replace(
             line,
-            cold=cold,
             revision_id=slot.record.revision.id,
             worker_id=slot.worker_id,
             prompt_tokens=first.prompt_tokens or 0,
