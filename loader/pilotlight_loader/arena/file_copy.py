@@ -71,15 +71,30 @@ def copy_file(
         failed.set()
         raise
     finally:
-        for helper in helpers:
-            if helper.ident is not None:
-                helper.join()  # nobody writes to the memory any more
+        _join(helpers, failed)  # nobody writes to the memory any more
         mapped.close()
     if errors:
         # Popped: a name for it here, in its own traceback, would be a cycle, and hold the memory
         # until the next collection.
         del errors[1:]
         raise errors.pop()
+
+
+def _join(helpers: list[threading.Thread], failed: threading.Event) -> None:
+    """Wait for those that were started; a Ctrl-C meanwhile makes them stop, and is raised then.
+
+    The memory is given back after this: they must not write to it any more.
+    """
+    interrupted: KeyboardInterrupt | None = None
+    for helper in helpers:
+        while helper.ident is not None and helper.is_alive():
+            try:
+                helper.join()
+            except KeyboardInterrupt as error:
+                failed.set()
+                interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 def _span_bytes(nbytes: int, threads: int) -> int:

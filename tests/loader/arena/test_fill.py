@@ -6,6 +6,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import ClassVar
 
 import pytest
 
@@ -258,3 +259,35 @@ def test_fill_leaves_no_lease(arena, file):
     fill_from_file(arena, "k", file).close()
 
     os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_fill_that_is_interrupted_at_its_end_waits_for_its_threads(arena, file, monkeypatch):
+    # Else they would go on writing to an extent that belongs to somebody else by now.
+    at_work, may_end = threading.Event(), threading.Event()
+    real = file_copy._read
+
+    def slow(*args) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            at_work.set()
+            assert may_end.wait(10)
+        real(*args)
+
+    class Interrupted(threading.Thread):
+        helpers: ClassVar[list[threading.Thread]] = []
+
+        def join(self, timeout: float | None = None) -> None:
+            if not may_end.is_set():
+                assert at_work.wait(10)
+                self.helpers.append(self)
+                may_end.set()
+                raise KeyboardInterrupt
+            super().join(timeout)
+
+    monkeypatch.setattr(file_copy, "_read", slow)
+    monkeypatch.setattr(file_copy.ReadLease, "take", lambda descriptor: None)
+    monkeypatch.setattr(file_copy.threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill_from_file(arena, "k", file, threads=2)
+
+    assert [helper.is_alive() for helper in Interrupted.helpers] == [False]
+    assert arena.lease("k") is None
