@@ -24,11 +24,11 @@ def shown(platform: RunningPlatform, model: str) -> dict[str, Any]:
 def test_cold_start_is_shown_beside_what_was_predicted(
     platform: RunningPlatform, sample: Path, tmp_path: Path
 ) -> None:
-    platform.deploy("timed", sample, idle_timeout_s=1, cold_start_slo={"p95": "30s", "p50": "1ms"})
-    before = shown(platform, "timed")
-    timeline = platform.timeline(platform.complete("timed"))
-    until(lambda: shown(platform, "timed")["all"] is not None)
-    after = shown(platform, "timed")
+    platform.deploy("eager", sample, idle_timeout_s=1, cold_start_slo={"p95": "30s", "p50": "1ms"})
+    before = shown(platform, "eager")
+    timeline = platform.timeline(platform.complete("eager"))
+    until(lambda: shown(platform, "eager")["all"] is not None)
+    after = shown(platform, "eager")
 
     assert timeline["cold"]
     assert (before["actual"], before["slo_met"]) == ({}, None)
@@ -44,10 +44,10 @@ def test_cold_start_is_shown_beside_what_was_predicted(
     assert {"admit", "place", "attach", "prefill"} <= set(seen["spans"])
     assert after["slo_met"] is False  # nobody answers within the millisecond of its p50
     log = (platform.settings.log_dir / "scheduler.log").read_text()
-    assert "cold_start_slo_missed model=timed count=1" in log
+    assert "cold_start_slo_missed model=eager count=1" in log
 
-    file = tmp_path / "timed.yaml"
-    file.write_text(f"name: timed\nsource: {sample}\nautoscaling: {{cold_start_slo: {{p95: 30s}}}}")
+    file = tmp_path / "eager.yaml"
+    file.write_text(f"name: eager\nsource: {sample}\nautoscaling: {{cold_start_slo: {{p95: 30s}}}}")
     planned = CliRunner().invoke(app, ["plan", str(file), "--url", platform.url, "--json"])
     assert planned.exit_code == 0, planned.output
     plan = json.loads(planned.stdout)
