@@ -11,7 +11,7 @@ from support.gptq_weights import GptqWeight, gptq_weight
 from transformers import AutoModelForCausalLM
 
 from pilotlight_loader import BakedCheckpoint
-from pilotlight_loader.quantize import cpu_layout
+from pilotlight_loader.quantize import device_layout
 from pilotlight_platform.engine.quantizing import Quantizing
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.skeleton import Skeleton
@@ -72,7 +72,7 @@ def test_gptq_codes_are_kept_to_the_bit(bake, weights, tmp_path, device, blocks)
     with stored.map() as mapped:
         tensors = mapped.tensors()
         for name, weight in weights.items():
-            matrix = cpu_layout.matrix(
+            matrix = device_layout.matrix(
                 stored.quantized[name], tensors[name + "_codes"], tensors[name + "_scales"]
             )
             assert torch.equal(matrix.codes, weight.codes)

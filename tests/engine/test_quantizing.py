@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pilotlight_loader import BakedCheckpoint
-from pilotlight_loader.quantize import cpu_layout
+from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.layers import QuantizedEmbedding, QuantizedLinear
 from pilotlight_platform.engine import source
 from pilotlight_platform.engine.executor import Engine
@@ -297,7 +297,7 @@ def _restored(baked: BakedCheckpoint) -> dict[str, torch.Tensor]:
     with baked.map() as mapped:
         tensors = mapped.tensors()
         return {
-            name: cpu_layout.matrix(
+            name: device_layout.matrix(
                 stored, tensors[name + "_codes"], tensors[name + "_scales"]
             ).dequantize()
             for name, stored in baked.quantized.items()

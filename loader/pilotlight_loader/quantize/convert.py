@@ -18,7 +18,7 @@ from pilotlight_loader.errors import CheckpointError, QuantizationError
 from pilotlight_loader.freed_memory import give_back
 from pilotlight_loader.host_bytes import host_bytes
 from pilotlight_loader.manifest import Manifest
-from pilotlight_loader.quantize import cpu_layout
+from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.matrix import Matrix, Scheme
 from pilotlight_loader.quantize.plan import plan_quantized
 from pilotlight_loader.quantize.rounding import Rounding
@@ -93,7 +93,7 @@ class _Weights:
         weight = self._plain(name)
         try:
             matrix = self.rounding.matrix(name, weight, stored.scheme)
-            codes, scales = cpu_layout.tensors(matrix, stored, weight.dtype)
+            codes, scales = device_layout.tensors(matrix, stored, weight.dtype)
             _check_error(weight, matrix)
         except ValueError as error:
             raise QuantizationError(self.baked.path, name, str(error)) from error

@@ -82,7 +82,7 @@ def byte_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> t
         if x.dtype == torch.float16:  # sums of codes would pass its largest number
             product[:, span] = functional.linear(x, weight * scales[span, None])
         else:
-            torch.mul(functional.linear(x, weight), scales[span], out=product[:, span])
+            product[:, span] = functional.linear(x, weight) * scales[span]
     return product
 
 

@@ -12,7 +12,7 @@ from pilotlight_loader.baked_writer import Entry
 from pilotlight_loader.dtypes import torch_dtype
 from pilotlight_loader.errors import QuantizationError
 from pilotlight_loader.layout import plan_layout
-from pilotlight_loader.quantize import cpu_layout
+from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.matrix import Scheme
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device, StoredMatrix
 
@@ -63,7 +63,7 @@ def _stored(entry: Entry, scheme: Scheme, location: Path | str, device: Device) 
             location, entry.name, f"{entry.dtype}{list(entry.shape)} is no matrix"
         )
     try:
-        return cpu_layout.plan(scheme, (entry.shape[0], entry.shape[1]), device)
+        return device_layout.plan(scheme, (entry.shape[0], entry.shape[1]), device)
     except ValueError as error:
         raise QuantizationError(location, entry.name, str(error)) from error
 

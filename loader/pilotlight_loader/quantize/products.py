@@ -68,7 +68,7 @@ def int4_linear(
 
 
 def fp8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """*codes* e4m3 [N, K], *scales* [N]. Codes are exact in bfloat16, and scaled afterwards."""
+    """*codes* e4m3 [N, K], *scales* [N]. Codes are exact in bfloat16, too."""
     compiled = chosen.byte_product("fp8") if chosen.fits(x, codes, scales) else None
     if compiled is None:
         return _by_rows(x, codes, scales)
@@ -87,24 +87,32 @@ def _by_rows(
     scales: torch.Tensor,
     convert: Callable[[torch.Tensor, torch.Tensor], None] = _copy,
 ) -> torch.Tensor:
-    """Rows of the weight at a time, as numbers of x' dtype; their scale is the product's."""
+    """Rows of the weight at a time, as numbers of x' dtype; their scale is the product's.
+
+    But for float16, whose largest number the sums of codes would pass.
+    """
     rows, columns = codes.shape
     step = max(1, _CHUNK_ELEMENTS // columns)
     if rows <= step:
-        weight = scratch(codes.shape, x.dtype)
-        convert(codes, weight)
-        return functional.linear(x, weight) * scales
+        return _scaled_product(x, codes, scales, convert)
     product = torch.empty(x.shape[0], rows, dtype=x.dtype, device="cpu")
     for start in range(0, rows, step):
-        part = codes[start : start + step]
-        weight = scratch(part.shape, x.dtype)
-        convert(part, weight)
-        torch.mul(
-            functional.linear(x, weight),
-            scales[start : start + step],
-            out=product[:, start : start + step],
-        )
+        span = slice(start, start + step)
+        product[:, span] = _scaled_product(x, codes[span], scales[span], convert)
     return product
+
+
+def _scaled_product(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    convert: Callable[[torch.Tensor, torch.Tensor], None],
+) -> torch.Tensor:
+    weight = scratch(codes.shape, x.dtype)
+    convert(codes, weight)
+    if x.dtype == torch.float16:
+        return functional.linear(x, weight.mul_(scales[:, None]))
+    return functional.linear(x, weight) * scales
 
 
 def _by_parts(

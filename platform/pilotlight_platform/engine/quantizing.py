@@ -16,7 +16,7 @@ from pilotlight_loader import BakedCheckpoint, CheckpointError
 from pilotlight_loader.baked_writer import Progress
 from pilotlight_loader.dtypes import torch_dtype
 from pilotlight_loader.module_tensors import module_tensors
-from pilotlight_loader.quantize import cpu_layout
+from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.convert import quantize_baked
 from pilotlight_loader.quantize.formats.quantized_source import QuantizedSource
 from pilotlight_loader.quantize.formats.source_codes import SourceCodes, kept_schemes
@@ -137,7 +137,7 @@ def restore_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:
         def dequantized() -> Iterator[tuple[str, torch.Tensor]]:
             for name, stored in baked.quantized.items():
                 codes, scales = tensors[name + CODES_SUFFIX], tensors[name + SCALES_SUFFIX]
-                matrix = cpu_layout.matrix(stored, codes, scales)
+                matrix = device_layout.matrix(stored, codes, scales)
                 yield name, matrix.dequantize().to(module.get_parameter(name).dtype)
 
         for name, weight in in_scratch(dequantized(), baked.path.parent):

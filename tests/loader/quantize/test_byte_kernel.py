@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from pilotlight_loader.quantize import cpu_layout, cuda_products
+from pilotlight_loader.quantize import cuda_products, device_layout
 from pilotlight_loader.quantize.matrix import FP8, INT8
 from pilotlight_loader.quantize.nearest import NearestRounding
 
@@ -72,7 +72,9 @@ def test_gpu_takes_the_byte_kernel_for_few_rows_only(scheme, monkeypatch) -> Non
     monkeypatch.setattr(cuda_products, "byte_kernel_for", kernel_for)
     weight = torch.randn(64, 128).bfloat16()
     matrix = NearestRounding().matrix("w", weight, scheme)
-    codes, scales = cpu_layout.tensors(matrix, cpu_layout.plan(scheme, (64, 128)), torch.bfloat16)
+    codes, scales = device_layout.tensors(
+        matrix, device_layout.plan(scheme, (64, 128)), torch.bfloat16
+    )
     for dtype in (torch.bfloat16, torch.float32):  # it is for bfloat16
         for rows in (1, cuda_products.BYTE_KERNEL_ROWS, cuda_products.BYTE_KERNEL_ROWS + 1):
             x = torch.randn(rows, 128).to(dtype).as_subclass(OnGpu)

@@ -14,7 +14,7 @@ from torch import nn
 
 from pilotlight_loader import AttachPlan, BakedCheckpoint, HeaderError, bake
 from pilotlight_loader.errors import CheckpointError, QuantizationError
-from pilotlight_loader.quantize import cpu_layout
+from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.convert import quantize_baked
 from pilotlight_loader.quantize.layers import accept_quantized
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8
@@ -72,7 +72,9 @@ def restored(net: nn.Module, quantized: BakedCheckpoint) -> nn.Module:
     with quantized.map() as mapped:
         tensors = mapped.tensors()
         for name, stored in quantized.quantized.items():
-            matrix = cpu_layout.matrix(stored, tensors[f"{name}_codes"], tensors[f"{name}_scales"])
+            matrix = device_layout.matrix(
+                stored, tensors[f"{name}_codes"], tensors[f"{name}_scales"]
+            )
             net.get_parameter(name).data = matrix.dequantize().bfloat16()
     return net
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pilotlight_loader import BakedCheckpoint, SimulatedDevice, bake, load, open_checkpoint
-from pilotlight_loader.quantize import cpu_layout, cuda_products, int4_layout, tile_layout
+from pilotlight_loader.quantize import cuda_products, device_layout, int4_layout, tile_layout
 from pilotlight_loader.quantize.convert import quantize_baked
 from pilotlight_loader.quantize.layers import QuantizedLinear, accept_quantized
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
@@ -26,11 +26,11 @@ def some_x(rows, dtype=torch.bfloat16):
 def stored_in(scheme, dtype, block=None):
     """(StoredMatrix, codes, scales, the weight that they stand for in float32)."""
     weight = torch.randn(*SHAPE, generator=torch.Generator().manual_seed(1)).to(dtype)
-    stored = cpu_layout.plan(scheme, SHAPE, "cuda")
+    stored = device_layout.plan(scheme, SHAPE, "cuda")
     if block is not None:
         stored = StoredMatrix(scheme, SHAPE, block)
     matrix = NearestRounding().matrix("w", weight, scheme)
-    return stored, *cpu_layout.tensors(matrix, stored, dtype), matrix.dequantize()
+    return stored, *device_layout.tensors(matrix, stored, dtype), matrix.dequantize()
 
 
 def product(x, stored, codes, scales):
@@ -79,8 +79,8 @@ def test_cuda_weight_of_any_layout_is_rounded_once(block, dtype) -> None:
 
 def test_cuda_product_in_float16_does_not_pass_its_largest_number() -> None:
     weight = torch.full(SHAPE, 2.0, dtype=torch.float16)
-    stored = cpu_layout.plan(INT8, SHAPE)
-    codes, scales = cpu_layout.tensors(
+    stored = device_layout.plan(INT8, SHAPE)
+    codes, scales = device_layout.tensors(
         NearestRounding().matrix("w", weight, INT8), stored, torch.float16
     )
     x = torch.full((2, SHAPE[1]), 4.0, dtype=torch.float16)  # 4 * 127 * 256 does
@@ -143,7 +143,7 @@ def test_cuda_layout_loaded_to_a_device_answers_as_its_codes_say(net, baked) -> 
     with baked.map() as mapped:
         tensors = mapped.tensors()
         dense = {
-            name: cpu_layout.matrix(
+            name: device_layout.matrix(
                 stored, tensors[f"{name}_codes"], tensors[f"{name}_scales"]
             ).dequantize()
             for name, stored in baked.quantized.items()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pilotlight_loader.quantize import cpu_layout, int4_layout, products
+from pilotlight_loader.quantize import device_layout, int4_layout, products
 from pilotlight_loader.quantize.kernels import chosen
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
@@ -26,11 +26,11 @@ def product(x, scheme, *, shape=(192, 256), block=None):
     """(the kernel's, the reference in float64)."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(*shape, generator=generator).to(x.dtype)
-    stored = cpu_layout.plan(scheme, shape)
+    stored = device_layout.plan(scheme, shape)
     if block is not None:
         stored = StoredMatrix(scheme, shape, block)
     matrix = NearestRounding().matrix("w", weight, scheme)
-    codes, scales = cpu_layout.tensors(matrix, stored, x.dtype)
+    codes, scales = device_layout.tensors(matrix, stored, x.dtype)
     kernels = {
         "int8": lambda: products.int8_linear(x, codes, scales),
         "int4": lambda: products.int4_linear(x, codes, scales, stored.block),
@@ -95,6 +95,20 @@ def test_product_with_any_number_of_columns(rows, scheme, columns) -> None:
     assert_near(
         *product(some_x(rows, columns=columns), scheme, shape=(70, columns)), torch.bfloat16
     )
+
+
+@pytest.mark.parametrize("scheme", [INT8, FP8], ids=str)
+@pytest.mark.parametrize("rows", [1, 40])
+def test_product_in_float16_does_not_pass_its_largest_number(rows, scheme) -> None:
+    weight = torch.full((192, 256), 2.0, dtype=torch.float16)
+    matrix = NearestRounding().matrix("w", weight, scheme)
+    stored = device_layout.plan(scheme, (192, 256))
+    codes, scales = device_layout.tensors(matrix, stored, torch.float16)
+    x = torch.full((rows, 256), 4.0, dtype=torch.float16)  # 4 * 127 * 256 does
+    linear = products.int8_linear if scheme is INT8 else products.fp8_linear
+    expected = x.double() @ matrix.dequantize().double().t()
+
+    assert float((linear(x, codes, scales).double() - expected).norm() / expected.norm()) < 2e-3
 
 
 @pytest.mark.parametrize("rows", [1, 40])

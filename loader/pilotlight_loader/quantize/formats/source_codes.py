@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from pilotlight_loader.quantize.cpu_layout import plan
+from pilotlight_loader.quantize.device_layout import plan
 from pilotlight_loader.quantize.formats.quantized_source import QuantizedSource
 from pilotlight_loader.quantize.matrix import Matrix, Scheme
 from pilotlight_loader.quantize.rounding import Rounding

@@ -8,7 +8,7 @@ from support.quantized_layers import WEIGHT, golden, quantized_source
 from torch import nn
 
 from pilotlight_loader import bake
-from pilotlight_loader.quantize import cpu_layout
+from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.convert import quantize_baked
 from pilotlight_loader.quantize.formats.source_codes import SourceCodes, kept_schemes
 from pilotlight_loader.quantize.matrix import Scheme
@@ -55,7 +55,7 @@ def test_source_codes_reach_the_baked_file(name, tmp_path):
     with quantized.map() as mapped:
         parts = mapped.tensors()
         codes, scales = parts["up_proj.weight_codes"], parts["up_proj.weight_scales"]
-        read = cpu_layout.matrix(stored, codes.clone(), scales.clone())
+        read = device_layout.matrix(stored, codes.clone(), scales.clone())
     theirs = source.matrix("up_proj.weight")
     assert torch.equal(read.codes.view(torch.uint8), theirs.codes.view(torch.uint8))
     off = (read.dequantize() - theirs.dequantize()).abs().max()
