@@ -11,8 +11,8 @@ from support.running_platform import RunningPlatform
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from pilotlight_deploy.sample import write_sample
+from pilotlight_platform.background import start_detached, stop_platform
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.supervisor import start_detached, stop_platform
 
 
 def free_port() -> int:

@@ -27,6 +27,7 @@ from pilotlight_deploy.render.units import duration
 from pilotlight_deploy.render.waterfall import summary, waterfall
 from pilotlight_deploy.sample import TRAINED
 from pilotlight_platform.address import PlatformAddress, read_address
+from pilotlight_platform.background import start_detached, stop_platform
 from pilotlight_platform.schemas.model import ModelSpec
 from pilotlight_platform.schemas.timeline import Timeline
 from pilotlight_platform.settings import Settings
@@ -99,8 +100,6 @@ def _platform(console: Console, settings: Settings, *, keep: bool) -> Iterator[P
             ExitCode.MACHINE_UNFIT,
             f"stop it with `pilotlight down --home {settings.home}`",
         )
-    # The supervisor imports Ray, which takes a second.
-    from pilotlight_platform.supervisor import start_detached, stop_platform  # noqa: PLC0415
 
     _say(console, "Starting a platform on this machine")
     finished = False

@@ -12,7 +12,6 @@ from pilotlight_platform.address import PlatformAddress, read_address, write_add
 from pilotlight_platform.errors import MachineError
 from pilotlight_platform.preflight import home_lock
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.supervisor import stop_platform
 
 
 def address(home: Path, pid: int) -> PlatformAddress:
@@ -67,18 +66,3 @@ def test_lock_of_a_running_platform_is_refused_with_its_url(tmp_path: Path) -> N
             home_lock(settings),
         ):
             pass
-
-
-def test_stop_spares_a_stranger_with_the_pid(tmp_path: Path) -> None:
-    write_address(tmp_path, address(tmp_path, os.getpid()))
-
-    assert not stop_platform(tmp_path)
-
-
-def test_stop_of_a_process_that_has_gone(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait(timeout=30)
-    with home_lock(Settings(home=tmp_path)):
-        write_address(tmp_path, address(tmp_path, child.pid))
-
-        assert not stop_platform(tmp_path)

@@ -1,8 +1,5 @@
-"""The supervisor's signals and its reading of Ray Serve; no Ray is started."""
+"""The supervisor's wait until the platform is ready; no Ray is started."""
 
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,21 +7,10 @@ from typing import Any
 
 import pytest
 
-from pilotlight_platform import supervisor
-from pilotlight_platform.errors import MachineError, PlatformError
+from pilotlight_platform import serve_lifetime, supervisor
+from pilotlight_platform.errors import PlatformError
 from pilotlight_platform.names import APP
 from pilotlight_platform.settings import Settings
-
-_SIGNALLED = """
-import signal, threading
-from pilotlight_platform.supervisor import _signals
-stop = threading.Event()
-with _signals(stop):
-    signal.raise_signal(signal.SIGTERM)
-    print("stopping" if stop.is_set() else "swallowed", flush=True)
-    signal.raise_signal(signal.SIGTERM)
-    print("still here", flush=True)
-"""
 
 
 def set_serve(monkeypatch: pytest.MonkeyPatch, status: str, message: str) -> None:
@@ -32,16 +18,7 @@ def set_serve(monkeypatch: pytest.MonkeyPatch, status: str, message: str) -> Non
         status=status, message="", deployments={"Worker": SimpleNamespace(message=message)}
     )
     found = SimpleNamespace(applications={APP: app}, proxies={})
-    monkeypatch.setattr(supervisor, "serve", SimpleNamespace(status=lambda: found))
-
-
-def test_second_signal_ends_the_process() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", _SIGNALLED], capture_output=True, text=True, timeout=60
-    )
-
-    assert run.stdout == "stopping\n"
-    assert run.returncode == -signal.SIGTERM
+    monkeypatch.setattr(serve_lifetime, "serve", SimpleNamespace(status=lambda: found))
 
 
 def test_start_that_serve_gave_up_fails_at_once(
@@ -70,40 +47,3 @@ def test_start_that_is_stopped_ends_quietly(tmp_path: Path) -> None:
     stop.set()
 
     supervisor._wait_until_ready(Settings(home=tmp_path, port=1), stop)
-
-
-def test_cluster_of_several_nodes_needs_a_redis_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nodes = [{"Alive": True}, {"Alive": False}, {"Alive": True}]
-    monkeypatch.setattr(supervisor, "ray", SimpleNamespace(nodes=lambda: nodes))
-
-    with pytest.raises(MachineError, match=r"has 2 nodes.*--redis-url"):
-        supervisor._check_cluster(Settings(home=tmp_path, ray_address="auto"))
-
-
-@pytest.mark.parametrize("others", [True, False])
-def test_end_on_a_joined_cluster_spares_other_apps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
-) -> None:
-    apps = {"theirs": None} if others else {}
-    done: list[str] = []
-    fake = SimpleNamespace(
-        status=lambda: SimpleNamespace(applications=apps, proxies={"node": None}),
-        delete=done.append,
-        shutdown=lambda: done.append("shutdown"),
-    )
-    monkeypatch.setattr(supervisor, "serve", fake)
-    settings = Settings(home=tmp_path, ray_address="auto")
-
-    supervisor._end_serve(settings, joined=False)
-    assert done == ([APP] if others else [APP, "shutdown"])
-    supervisor._end_serve(settings, joined=True)
-    assert done[-1] == APP
-
-
-def test_log_is_closed_to_others(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home")
-    path = settings.log_dir / "platform.log"
-    with supervisor._open_log(settings, path):
-        assert path.stat().st_mode & 0o777 == 0o600

@@ -12,9 +12,9 @@ import pytest
 from support.running_platform import RunningPlatform, kill_actor, sse_events, workers_ready
 from support.waiting import until
 
+from pilotlight_platform.background import start_detached, stop_platform
 from pilotlight_platform.errors import MachineError
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.supervisor import start_detached, stop_platform
 
 pytestmark = pytest.mark.system
 

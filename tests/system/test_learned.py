@@ -9,7 +9,7 @@ from redis import Redis
 from support.running_platform import RunningPlatform, kill_actor, workers_ready
 from support.waiting import until
 
-from pilotlight_platform.supervisor import start_detached, stop_platform
+from pilotlight_platform.background import start_detached, stop_platform
 
 pytestmark = pytest.mark.system
 

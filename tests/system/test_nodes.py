@@ -16,10 +16,10 @@ from support.running_platform import RunningPlatform, sse_events, workers_ready
 from support.waiting import until
 
 from pilotlight_autoscaler import PoolConfig
+from pilotlight_platform.background import start_detached, stop_platform
 from pilotlight_platform.pool_policy import CHANNEL
 from pilotlight_platform.settings import Settings
 from pilotlight_platform.store.embedded import EmbeddedRedis
-from pilotlight_platform.supervisor import start_detached, stop_platform
 
 pytestmark = [pytest.mark.system, pytest.mark.own_platform]
 

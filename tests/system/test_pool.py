@@ -11,8 +11,8 @@ from support.running_platform import RunningPlatform, kill_actor, sse_events, wo
 from support.waiting import until
 
 from pilotlight_autoscaler import PoolConfig
+from pilotlight_platform.background import start_detached, stop_platform
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.supervisor import start_detached, stop_platform
 
 pytestmark = [pytest.mark.system, pytest.mark.own_platform]
 

@@ -28,10 +28,10 @@ from pilotlight_deploy.free_port import free_port
 from pilotlight_deploy.options import load
 from pilotlight_deploy.sample import write_sample
 from pilotlight_platform.address import PlatformAddress
+from pilotlight_platform.background import start_detached, stop_platform
 from pilotlight_platform.schemas.model import DeployLive, ModelSpec
 from pilotlight_platform.schemas.timeline import Timeline
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.supervisor import start_detached, stop_platform
 
 MODEL = "bench"
 _PROMPT_TOKENS = 16

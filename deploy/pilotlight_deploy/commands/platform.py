@@ -14,6 +14,7 @@ from pilotlight_deploy.output import print_json, stderr, stdout
 from pilotlight_deploy.render.progress import waiting
 from pilotlight_deploy.render.tables import status_tables
 from pilotlight_platform.address import PlatformAddress, read_address
+from pilotlight_platform.background import start_detached, stop_platform
 
 _STOP_TIMEOUT_S = 60.0
 
@@ -52,13 +53,13 @@ def up(
         ray_address=ray_address,
         api_key=api_key,
     )
-    # The supervisor imports Ray, which takes a second.
-    from pilotlight_platform.supervisor import run_platform, start_detached  # noqa: PLC0415
-
     if detach:
         with waiting(stderr(), "starting the platform") as update:
             address = start_detached(settings, update)
         return _announce(address, as_json=as_json)
+    # The supervisor imports Ray, which takes a second.
+    from pilotlight_platform.supervisor import run_platform  # noqa: PLC0415
+
     run_platform(settings, lambda address: _announce(address, as_json=as_json), stderr().print)
 
 
@@ -73,9 +74,6 @@ def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     directory = resolve_home(home)
     stopped = False
     if read_address(directory) is not None:
-        # The supervisor imports Ray, which takes a second.
-        from pilotlight_platform.supervisor import stop_platform  # noqa: PLC0415
-
         with waiting(stderr(), "stopping the platform"):
             stopped = stop_platform(directory, _STOP_TIMEOUT_S)
     if as_json:

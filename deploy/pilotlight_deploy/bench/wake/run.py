@@ -26,8 +26,8 @@ from pilotlight_deploy.client import PlatformClient
 from pilotlight_deploy.free_port import free_port
 from pilotlight_deploy.options import load
 from pilotlight_platform.address import PlatformAddress
+from pilotlight_platform.background import start_detached, stop_platform
 from pilotlight_platform.settings import Settings
-from pilotlight_platform.supervisor import start_detached, stop_platform
 
 _WORKERS = 2
 _IDLE_TIMEOUT_S = 1.0  # in the first part; the crowd's models have the default
