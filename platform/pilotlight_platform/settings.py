@@ -60,6 +60,12 @@ class Settings(BaseModel):
     worker_capacity_bytes: int = Field(
         default_factory=_default_capacity_bytes, gt=0, description="Attached weights per worker."
     )
+    worker_kv_cache_bytes: int | None = Field(
+        None,
+        gt=0,
+        description="Keys and values of a worker's running requests; default: its share of a "
+        "quarter of memory.",
+    )
     worker_max_replicas: int = Field(16, ge=1, description="Attached models per worker.")
     max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
     cache_bytes: int | None = Field(
@@ -98,6 +104,12 @@ class Settings(BaseModel):
     def threads_per_worker(self) -> int:
         """Each worker's share of the cores; oversubscribed OpenMP threads are about 10x slower."""
         return self.worker_threads or max(1, (os.cpu_count() or 1) // self.max_workers)
+
+    @property
+    def kv_cache_bytes_per_worker(self) -> int:
+        """What keys and values of a worker's running requests may take, before some pause."""
+        quarter = int(psutil.virtual_memory().total) // 4
+        return self.worker_kv_cache_bytes or max(1, quarter // self.max_workers)
 
     @property
     def pool_config(self) -> PoolConfig:

@@ -19,16 +19,19 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from pilotlight_platform.engine.cache import growing
+from pilotlight_platform.engine.cache import growing, held_nbytes
 from pilotlight_platform.engine.sequence import Sequence
 from pilotlight_platform.engine.skeleton import Skeleton
 
 
 def prefill(skeleton: Skeleton, sequence: Sequence) -> tuple[torch.Tensor, DynamicCache]:
-    """Run the prompt of one sequence; logits [V] behind its last token, and its cache."""
+    """Run the tokens of one sequence whose keys belong in the cache: its prompt, at first.
+
+    Logits [V] behind the last of them, and the cache.
+    """
     cache = DynamicCache(config=skeleton.config)
     inputs: dict[str, Any] = {"logits_to_keep": 1} if skeleton.takes_logits_to_keep else {}
-    ids = torch.tensor([sequence.prompt], device=skeleton.module.device)
+    ids = torch.tensor([sequence.tokens[: sequence.length]], device=skeleton.module.device)
     output = skeleton.module(input_ids=ids, past_key_values=cache, use_cache=True, **inputs)
     return output.logits[0, -1], cache
 
@@ -50,6 +53,11 @@ class Batch:
         self._skeleton = skeleton
         self._cache = growing(cache) if mergeable(skeleton, cache) else cache
         self.rows = [sequence]
+
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        return held_nbytes(self._cache)
 
     def join(self, sequence: Sequence, cache: DynamicCache) -> None:
         """Add a prefilled row, whose cache must be `mergeable` like this batch's own."""
@@ -86,7 +94,7 @@ class Batch:
                 inputs["position_ids"] = lengths[:, None]
             inputs["attention_mask"] = _attention_mask(lengths + 1)
         output = self._skeleton.module(
-            input_ids=torch.tensor([[row.token] for row in self.rows], device=device),
+            input_ids=torch.tensor([[row.tokens[-1]] for row in self.rows], device=device),
             past_key_values=self._cache,
             use_cache=True,
             **inputs,

@@ -53,6 +53,12 @@ def full_nbytes(cache: DynamicCache, context_length: int) -> int:
     return total
 
 
+def held_nbytes(cache: DynamicCache) -> int:
+    """Of the keys and values in *cache*, without the room to grow."""
+    found = ((getattr(layer, "keys", None), layer) for layer in cache.layers)
+    return sum(keys.nbytes + layer.values.nbytes for keys, layer in found if keys is not None)
+
+
 def growing(cache: DynamicCache) -> DynamicCache:
     """*cache* with its layers replaced; they must be plain `DynamicLayer`s that hold something."""
     cache.layers = [GrowingLayer(layer.keys, layer.values) for layer in cache.layers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
@@ -14,6 +15,7 @@ from weakref import WeakSet
 import torch
 
 from pilotlight_loader import kernel_layout
+from pilotlight_platform.engine.cache_room import CacheRoom
 from pilotlight_platform.engine.lane import Lane
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.ticket import Sink, Ticket
@@ -33,10 +35,15 @@ class Engine:
     All state of the requests belongs to that thread; the others only post messages to its inbox.
     """
 
-    def __init__(self, threads: int, max_batch: int = 8) -> None:
+    def __init__(
+        self, threads: int, max_batch: int = 8, cache_limit_bytes: int | None = None
+    ) -> None:
+        """*cache_limit_bytes*: keys and values of all requests together; None: no limit."""
         self._threads = threads
         self._max_batch = max_batch
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._arrivals = itertools.count()
+        self._room = CacheRoom(cache_limit_bytes)  # the compute thread's
         self._lanes: dict[Replica, Lane] = {}  # the compute thread's
         self._running = True  # the compute thread's
         self._lock = threading.Lock()  # guards the three below, and the order of the inbox
@@ -81,6 +88,7 @@ class Engine:
         ticket = Ticket(
             request,
             sink,
+            arrival=next(self._arrivals),
             on_cancel=partial(self._inbox.put, _wake),
             on_settled=partial(self._settled, replica),
         )
@@ -136,6 +144,7 @@ class Engine:
                 for replica, lane in list(self._lanes.items()):
                     if self._running and lane.busy and self._lanes.get(replica) is lane:
                         self._turn(replica, lane)
+                        self._make_room()
                         self._read_inbox()
         for lane in self._lanes.values():
             lane.fail_all(lambda _ticket: EngineError("the engine was closed"))
@@ -151,6 +160,14 @@ class Engine:
             message = f"the engine failed: {type(error).__name__}: {error}"
             lane.fail_all(lambda _ticket: EngineError(message))
 
+    def _make_room(self) -> None:
+        """Pause the youngest requests until keys and values fit; the oldest goes on in any case."""
+        while self._room.overfull:
+            lanes = [lane for lane in self._lanes.values() if lane.running]
+            if sum(lane.running for lane in lanes) < 2:
+                return
+            max(lanes, key=lambda lane: lane.youngest).pause_youngest()
+
     def _read_inbox(self) -> None:
         """Handle what was posted; wait for something if there is no work."""
         idle = not any(lane.busy for lane in self._lanes.values())
@@ -164,7 +181,7 @@ class Engine:
 
     def _admit(self, replica: Replica, ticket: Ticket) -> None:
         if replica not in self._lanes:
-            self._lanes[replica] = Lane(replica, self._max_batch)
+            self._lanes[replica] = Lane(replica, self._max_batch, self._room)
         self._lanes[replica].add(ticket)
 
     def _drop(self, replica: Replica) -> None:

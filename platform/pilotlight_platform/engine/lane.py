@@ -12,6 +12,8 @@ import torch
 from transformers import DynamicCache
 
 from pilotlight_platform.engine.batch import Batch, mergeable, prefill
+from pilotlight_platform.engine.cache import held_nbytes
+from pilotlight_platform.engine.cache_room import CacheRoom
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.sequence import Sequence
 from pilotlight_platform.engine.ticket import Ticket
@@ -26,25 +28,51 @@ logger = logging.getLogger(__name__)
 class _Running:
     ticket: Ticket
     sequence: Sequence
-    decode_start_s: float
-    stage_owed: bool  # the cold request's first chunk went out before the last page was read
+    decode_start_s: float = 0.0  # 0: it has no token yet
+    stage_owed: bool = False  # the cold request's first chunk came before the last page was read
 
 
 class Lane:
     """Belongs to the compute thread. Rows that cannot share a cache get a batch each."""
 
-    def __init__(self, replica: Replica, max_batch: int) -> None:
+    def __init__(self, replica: Replica, max_batch: int, room: CacheRoom) -> None:
         self._replica = replica
         self._skeleton = replica.skeleton
         self._max_batch = max_batch
+        self._room = room
+        self._token_nbytes = 0  # of keys and values; not known before the first prefill
         self._waiting: deque[Ticket] = deque()
+        self._held: deque[_Running] = deque()  # encoded or paused: they wait for room
         self._running: dict[Sequence, _Running] = {}
         self._batches: list[Batch] = []
         self._cold = True  # no answer since the replica was attached
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._held or self._running)
+
+    @property
+    def running(self) -> int:
+        """Requests whose keys and values are held."""
+        return len(self._running)
+
+    @property
+    def youngest(self) -> int:
+        """Arrival number of the last one of them that came."""
+        return max(running.ticket.arrival for running in self._running.values())
+
+    def pause_youngest(self) -> None:
+        """Give its keys and values up; they are computed again when there is room."""
+        paused = max(self._running.values(), key=lambda running: running.ticket.arrival)
+        logger.info(
+            "cache_full paused=%s tokens=%d",
+            paused.ticket.request.request_id,
+            paused.sequence.length,
+        )
+        del self._running[paused.sequence]
+        self._held.appendleft(paused)  # it is older than all that wait
+        self._keep_running()
+        self._note_room()
 
     def add(self, ticket: Ticket) -> None:
         self._waiting.append(ticket)
@@ -57,17 +85,21 @@ class Lane:
         """
         with self._replica.in_use():
             self._reap()
-            if self._waiting and len(self._running) < self._max_batch:
-                self._admit(self._waiting.popleft())
+            if len(self._running) < self._max_batch:
+                self._admit()
             for batch in list(self._batches):
                 self._decode(batch)
             self._batches = [batch for batch in self._batches if batch.rows]
+            self._note_room()
 
     def fail_all(self, error_for: Callable[[Ticket], PlatformError]) -> None:
-        tickets = [*self._waiting, *(running.ticket for running in self._running.values())]
+        begun = [*self._held, *self._running.values()]
+        tickets = [*self._waiting, *(running.ticket for running in begun)]
         self._waiting.clear()
+        self._held.clear()
         self._running.clear()
         self._batches.clear()
+        self._room.forget(self)
         for ticket in tickets:
             ticket.fail(error_for(ticket))
 
@@ -75,33 +107,60 @@ class Lane:
         for ticket in [ticket for ticket in self._waiting if ticket.cancelled]:
             self._waiting.remove(ticket)
             ticket.settle()
+        for held in [held for held in self._held if held.ticket.cancelled]:
+            self._held.remove(held)
+            held.ticket.settle()
         cancelled = [running for running in self._running.values() if running.ticket.cancelled]
         for running in cancelled:
             del self._running[running.sequence]
             running.ticket.settle()
         if cancelled:
-            for batch in self._batches:
-                self._keep_running(batch)
-            self._batches = [batch for batch in self._batches if batch.rows]
+            self._keep_running()
 
-    def _admit(self, ticket: Ticket) -> None:
+    def _admit(self) -> None:
+        """Start at most one request, the oldest that waits, if there is room for it."""
         start_s = time.time()
+        if self._held:
+            if self._has_room(self._held[0]):
+                self._start(self._held.popleft(), start_s)
+        elif self._waiting:
+            ticket = self._waiting.popleft()
+            try:
+                running = _Running(ticket, Sequence(self._skeleton, ticket.request))
+            except Exception as error:  # a prompt that cannot be: this request's failure alone
+                ticket.fail(_as_platform_error(error, ticket))
+                return
+            if self._has_room(running):
+                self._start(running, start_s)
+            else:
+                self._held.append(running)
+
+    def _has_room(self, running: _Running) -> bool:
+        needed = running.sequence.length * self._token_nbytes
+        return self._room.admits(running.ticket.arrival, needed)
+
+    def _start(self, running: _Running, start_s: float) -> None:
+        """The first token, or the keys and values again of a request that was paused."""
+        sequence = running.sequence
         try:
-            sequence = Sequence(self._skeleton, ticket.request)
             logits, cache = prefill(self._skeleton, sequence)
-            chunk = sequence.accept(logits)
+            chunk = None if running.decode_start_s else sequence.accept(logits)
         except Exception as error:  # whatever a model raises is this request's failure alone
-            ticket.fail(_as_platform_error(error, ticket))
+            running.ticket.fail(_as_platform_error(error, running.ticket))
             return
-        assert chunk is not None  # the first token always makes a chunk
-        spans, stage_owed = self._cold_spans()
-        end_s = time.time()
-        spans.append(Span("prefill", start_s, end_s))
-        running = _Running(ticket, sequence, end_s, stage_owed)
-        self._emit(running, replace(chunk, spans=tuple(spans)))
+        self._token_nbytes = held_nbytes(cache) // sequence.length
+        if chunk is not None:  # the first token always makes one
+            spans, running.stage_owed = self._cold_spans()
+            running.decode_start_s = time.time()
+            spans.append(Span("prefill", start_s, running.decode_start_s))
+            self._emit(running, replace(chunk, spans=tuple(spans)))
         if sequence.finish_reason is None:
             self._running[sequence] = running
             self._place(sequence, cache)
+
+    def _note_room(self) -> None:
+        oldest = self._held[0].ticket.arrival if self._held else None
+        self._room.note(self, sum(batch.nbytes for batch in self._batches), oldest)
 
     def _place(self, sequence: Sequence, cache: DynamicCache) -> None:
         if self._batches and mergeable(self._skeleton, cache):
@@ -127,7 +186,7 @@ class Lane:
             return
         for sequence, row in zip(batch.rows, logits, strict=True):
             self._advance(self._running[sequence], row)
-        self._keep_running(batch)
+        self._keep_rows(batch)
 
     def _advance(self, running: _Running, logits: torch.Tensor) -> None:
         try:
@@ -150,7 +209,12 @@ class Lane:
             spans.extend(span for span in self._replica.spans if span.name == "stage")
         running.ticket.finish(replace(chunk, spans=tuple(spans)))
 
-    def _keep_running(self, batch: Batch) -> None:
+    def _keep_running(self) -> None:
+        for batch in self._batches:
+            self._keep_rows(batch)
+        self._batches = [batch for batch in self._batches if batch.rows]
+
+    def _keep_rows(self, batch: Batch) -> None:
         batch.keep([i for i, sequence in enumerate(batch.rows) if sequence in self._running])
 
 

@@ -36,7 +36,7 @@ class Sequence:
         if params.stop and skeleton.tokenizer is None:
             raise InvalidRequestError("stop: this model has no tokenizer", "stop")
         self.prompt = encode_prompt(skeleton, request)
-        self.token = self.prompt[-1]  # the last one: input of the next step
+        self.tokens = list(self.prompt)  # and what was chosen since
         self.length = len(self.prompt)  # tokens whose keys are in the cache, after prefill
         self.finish_reason: str | None = None
         self._params = params
@@ -61,7 +61,7 @@ class Sequence:
             EngineError: if the logits are NaN or infinite.
         """
         token = sampling.choose(logits, self._params, self._generator)
-        self.token = token
+        self.tokens.append(token)
         self._unsent_tokens += 1
         self._left -= 1
         if token in self._eos_ids:  # counted, but neither shown nor listed in the logprobs

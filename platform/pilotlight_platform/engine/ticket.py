@@ -24,10 +24,12 @@ class Ticket:
         request: GenerationRequest,
         sink: Sink,
         *,
+        arrival: int,
         on_cancel: Callable[[], None],
         on_settled: Callable[[Ticket], None],
     ) -> None:
         self.request = request
+        self.arrival = arrival  # its number in the engine: older requests have lower ones
         self._sink = sink
         self._on_cancel = on_cancel
         self._on_settled = on_settled

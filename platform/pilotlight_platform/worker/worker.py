@@ -67,7 +67,9 @@ class Worker:
             bytes_per_s=self._floors,
         )
         # The gateway keeps to each model's max_ongoing_requests: no second limit here.
-        self._engine = Engine(threads=settings.threads_per_worker, max_batch=_MAX_BATCH)
+        self._engine = Engine(
+            settings.threads_per_worker, _MAX_BATCH, settings.kv_cache_bytes_per_worker
+        )
         self._engine.start()
         compute_alone()
         # Skeletons are built on these threads.
