@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from support.waiting import next_turn
 
 from pilotlight_platform.engine.encoders import Encoders
 from pilotlight_platform.engine.skeleton import Skeleton
@@ -62,7 +63,7 @@ def test_encoders_are_free_after_clients_that_went_away(encoders, skeleton):
     async def leave_then_one():
         skeleton.tokenizer.chat_template = ENDLESS
         left = [asyncio.create_task(encoders.encode(skeleton, chat())) for _ in range(4)]
-        await asyncio.sleep(0)  # begun
+        await next_turn()  # begun
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support.records import model_record
+from support.waiting import next_turn
 
 from pilotlight_platform.errors import (
     AttachError,
@@ -127,7 +128,7 @@ def test_admission_released_slot_goes_to_the_oldest_waiter() -> None:
         second = asyncio.create_task(admission.acquire("m"))
         await scheduler.called.wait()
         third = asyncio.create_task(admission.acquire("m"))
-        await asyncio.sleep(0)
+        await next_turn()
         admission.release("m", first)
         await second
 
@@ -239,8 +240,7 @@ def test_admission_demand_that_the_scheduler_settled_is_not_withdrawn() -> None:
         scheduler.settles = True
         slot = await admission.acquire("m")
         admission.release("m", slot)
-        for _ in range(10):  # the placing task's last turns
-            await asyncio.sleep(0)
+        await next_turn(10)  # the placing task's last ones
 
         assert scheduler.queued == [1]
 

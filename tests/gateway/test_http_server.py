@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from support.waiting import next_turn, until_true
 
 from pilotlight_platform.gateway import bounded_protocol
 from pilotlight_platform.gateway.disconnects import Disconnects
@@ -52,7 +53,7 @@ class Handlers:
             try:
                 while True:
                     yield b"x" * 65536
-                    await asyncio.sleep(0)
+                    await next_turn()
             except asyncio.CancelledError:
                 self.how.append("cancelled")
                 raise
@@ -335,9 +336,7 @@ def test_server_whose_app_does_not_start_is_not_alive() -> None:
         server = HttpServer(_Broken(), 1)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             server.start(listening)
-            async with asyncio.timeout(TIMEOUT_S):
-                while server.alive:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            await until_true(lambda: not server.alive, TIMEOUT_S)
             await server.stop()
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from support.waiting import until_true
 
 from pilotlight_autoscaler import PoolConfig
 from pilotlight_platform.errors import PoolUnchangeableError, StoreError
@@ -113,9 +114,7 @@ def test_pool_settings_written_without_an_answer_are_undone_in_the_store(
         with pytest.raises(StoreError):
             await pool.configure(PoolConfig(min_workers=0, max_workers=2))
         assert saved_pool(kept.saved, "life") != STARTED
-        async with asyncio.timeout(10):
-            while saved_pool(kept.saved, "life") != STARTED:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until_true(lambda: saved_pool(kept.saved, "life") == STARTED)
 
     asyncio.run(run())
 
@@ -141,9 +140,7 @@ def test_pool_settings_are_whole_when_who_set_them_goes_away() -> None:
         asking.cancel()
         await asyncio.wait([asking])
         go_on.set()
-        async with asyncio.timeout(10):
-            while pool.config != wanted:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until_true(lambda: pool.config == wanted)
 
     asyncio.run(run())
 

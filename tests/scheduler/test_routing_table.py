@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from support.records import model_record
+from support.waiting import next_turn
 
 from pilotlight_autoscaler import Unplaced
 from pilotlight_platform.scheduler.cluster import Cluster
@@ -77,7 +78,7 @@ def test_table_wakes_only_those_who_wait_for_the_model_that_has_changed() -> Non
         table = Table(cluster)
         table.update(at_once=True)
         waiting = {name: asyncio.create_task(table.changed(name)) for name in "ab"}
-        await asyncio.sleep(0)
+        await next_turn()
         worker = cluster.join(WORKER)
         worker.order(AttachOrder("b", "b-1", "/checkpoint", 100), 1.0)
         table.update(at_once=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.own_workers import OwnWorkers
 from support.records import model_record
+from support.waiting import until_true
 
 from pilotlight_autoscaler import PoolConfig
 from pilotlight_platform.errors import AttachError, DeployError
@@ -53,9 +54,7 @@ class Bench:
         return route.replicas[0].worker_id
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until_true(condition)
 
     def holders(self, name: str) -> list[str]:
         return [

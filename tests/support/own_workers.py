@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
+from support.waiting import next_turn
+
 from pilotlight_platform.errors import AttachError, EvictionRefusedError, WorkerLostError
 from pilotlight_platform.latest import Latest
 from pilotlight_platform.schemas.cluster import AttachOrder, ReplicaReport, WorkerReport
@@ -77,14 +79,14 @@ class OwnWorkers:
             yield report
 
     async def prepare(self, worker_id: str, revision_id: str, path: str) -> None:
-        await asyncio.sleep(0)
+        await next_turn()
         self._one(worker_id).prepared.add(revision_id)
 
     async def forget(self, worker_id: str, revision_id: str) -> None:
         self._one(worker_id).prepared.discard(revision_id)
 
     async def attach(self, worker_id: str, order: AttachOrder) -> WorkerReport:
-        await asyncio.sleep(0)
+        await next_turn()
         worker = self._one(worker_id)
         if worker.stalled:
             worker.replicas[order.revision_id] = ReplicaReport(
@@ -95,7 +97,7 @@ class OwnWorkers:
         return worker.attach(order)
 
     async def detach(self, worker_id: str, revision_id: str) -> WorkerReport:
-        await asyncio.sleep(0)
+        await next_turn()
         return self._one(worker_id).detach(revision_id)
 
     def kill(self, worker_id: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+from support.waiting import next_turn
+
 from pilotlight_platform.worker.overtakers import Overtakers
 
 _LONG_S = 60.0
@@ -30,7 +32,7 @@ def test_overtaker_waits_for_its_order() -> None:
     async def run() -> bool:
         overtakers = Overtakers(_LONG_S)
         waiting = asyncio.create_task(overtakers.wait("a", lambda: "a" in here))
-        await asyncio.sleep(0)
+        await next_turn()
         here.add("b")
         await overtakers.order_taken("b")
         early = waiting.done()
@@ -46,7 +48,7 @@ def test_overtaker_of_a_refused_order_is_let_go_at_once() -> None:
     async def run() -> None:
         overtakers = Overtakers(_LONG_S)
         waiting = asyncio.create_task(overtakers.wait("a", lambda: False))
-        await asyncio.sleep(0)
+        await next_turn()
         await overtakers.order_refused("a")
         await asyncio.wait_for(waiting, 10)
         await asyncio.wait_for(overtakers.wait("a", lambda: False), 10)  # who comes just after
@@ -60,7 +62,7 @@ def test_overtaker_waits_again_once_an_order_was_taken() -> None:
         await overtakers.order_refused("a")
         await overtakers.order_taken("a")
         waiting = asyncio.create_task(overtakers.wait("a", lambda: False))
-        await asyncio.sleep(0)
+        await next_turn()
         done = waiting.done()
         waiting.cancel()
         return done

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.waiting import next_turn
 
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.engine.source import bake_source
@@ -84,7 +85,7 @@ def test_worker_serves_a_request_that_overtook_its_order(baked: Path, start: Sta
     async def run() -> str | None:
         async with start() as worker, aclosing(worker.generate(request("a-1", 1), True)) as early:
             first = asyncio.create_task(anext(early))
-            await asyncio.sleep(0)
+            await next_turn()
             await soon(worker.attach(order(baked, "a")))
             return (await soon(first)).finish_reason
 
@@ -101,7 +102,7 @@ def test_worker_sends_requests_back_whose_order_it_refuses(baked: Path, start: S
             ):
                 await soon(anext(busy))
                 first = asyncio.create_task(anext(early))
-                await asyncio.sleep(0)
+                await next_turn()
                 with pytest.raises(EvictionRefusedError):
                     await soon(worker.attach(order(baked, "b", "a-1")))
                 with pytest.raises(ReplicaGoneError):

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.file_source import FileSource
+from support.small_llama import SmallLlama, running
 from support.sourced_checkpoint import SourcedCheckpoint
 from support.waiting import until
 
 from pilotlight_loader.checkpoint import open_checkpoint
+from pilotlight_loader.devices.cpu import CpuDevice
 
 torch.set_num_threads(1)
 
@@ -53,3 +55,18 @@ def opened(file: Path) -> Callable[..., Opened]:
         return SourcedCheckpoint(open_checkpoint(path), lambda _path: source), source
 
     return open_it
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def llama(request, tmp_path_factory) -> SmallLlama:
+    return SmallLlama(tmp_path_factory.mktemp("llama"), tied=request.param)
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory) -> SmallLlama:
+    return SmallLlama(tmp_path_factory.mktemp("untied"), tied=False)
+
+
+@pytest.fixture(params=[CpuDevice, running])
+def device(request):
+    return request.param()
