@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.waiting import next_turn
+from support.waiting import next_turn, until_true
 
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.engine.source import bake_source
@@ -25,7 +25,7 @@ from pilotlight_platform.worker import worker as module
 from pilotlight_platform.worker.worker import Worker
 
 _BOUND_S = 30.0
-Start = Callable[[], Any]
+Start = Callable[..., Any]
 
 
 class _Worker(Worker):
@@ -58,8 +58,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     monkeypatch.setattr(module, "log_to", lambda *_: None)  # a handler for the process's life
 
     @asynccontextmanager
-    async def started() -> AsyncIterator[Worker]:
-        worker = _Worker(Settings(home=tmp_path, worker_threads=1), Scheduler())  # type: ignore[arg-type]
+    async def started(**changes: Any) -> AsyncIterator[Worker]:
+        settings = Settings(home=tmp_path, worker_threads=1, **changes)
+        worker = _Worker(settings, Scheduler())  # type: ignore[arg-type]
         try:
             yield worker
         finally:
@@ -109,6 +110,24 @@ def test_worker_sends_requests_back_whose_order_it_refuses(baked: Path, start: S
                     await soon(first)
 
     asyncio.run(run())
+
+
+def test_worker_bounds_the_keys_and_values_of_its_requests(baked: Path, start: Start) -> None:
+    async def run() -> list[str]:
+        async with start(worker_kv_cache_bytes=1) as worker:
+            await soon(worker.attach(order(baked, "a")))
+            async with (
+                aclosing(worker.generate(request("a-1", 1000), False)) as older,
+                aclosing(worker.generate(request("a-1", 1), False)) as younger,
+            ):
+                await soon(anext(older))
+                waiting = asyncio.create_task(anext(younger))
+                lanes = worker._engine._lanes
+                await until_true(lambda: any(lane._held for lane in lanes.values()))
+                await older.aclose()
+                return [span.name for span in (await soon(waiting)).spans]
+
+    assert "room" in asyncio.run(run())
 
 
 def test_worker_reports_what_a_request_took_without_waiting_for_its_weights(

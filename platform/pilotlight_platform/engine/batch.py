@@ -19,7 +19,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from pilotlight_platform.engine.cache import growing, held_nbytes
+from pilotlight_platform.engine.cache import CacheGrowth, growing, with_room
 from pilotlight_platform.engine.sequence import Sequence
 from pilotlight_platform.engine.skeleton import Skeleton
 
@@ -51,13 +51,24 @@ class Batch:
 
     def __init__(self, skeleton: Skeleton, sequence: Sequence, cache: DynamicCache) -> None:
         self._skeleton = skeleton
-        self._cache = growing(cache) if mergeable(skeleton, cache) else cache
+        self.shared = mergeable(skeleton, cache)  # whether others may join
+        self._cache = growing(cache) if self.shared else cache
+        self._growth = CacheGrowth.of(cache)
         self.rows = [sequence]
 
     @property
     def nbytes(self) -> int:
-        """Of keys and values."""
-        return held_nbytes(self._cache)
+        """Of keys and values, padding and the room to grow included."""
+        return cache_nbytes(self._growth, len(self.rows), self._columns)
+
+    def nbytes_of_one_more(self, length: int) -> int:
+        """By how much `nbytes` grows with a row of so many tokens."""
+        columns = max(self._columns, length)
+        return cache_nbytes(self._growth, len(self.rows) + 1, columns) - self.nbytes
+
+    @property
+    def _columns(self) -> int:
+        return max((row.length for row in self.rows), default=0)
 
     def join(self, sequence: Sequence, cache: DynamicCache) -> None:
         """Add a prefilled row, whose cache must be `mergeable` like this batch's own."""
@@ -76,12 +87,12 @@ class Batch:
         self.rows = [self.rows[index] for index in indices]
         if not self.rows:
             return  # the cache goes with the batch
-        columns = max(row.length for row in self.rows)
-        chosen = torch.tensor(indices, device=self._skeleton.module.device)
         for layer in self._cache.layers:
+            # The module may have been detached since.
+            chosen = torch.tensor(indices, device=layer.keys.device)
             layer.assign(
-                layer.keys[..., -columns:, :].index_select(0, chosen),
-                layer.values[..., -columns:, :].index_select(0, chosen),
+                layer.keys[..., -self._columns :, :].index_select(0, chosen),
+                layer.values[..., -self._columns :, :].index_select(0, chosen),
             )
 
     def step(self) -> torch.Tensor:
@@ -103,6 +114,11 @@ class Batch:
             row.length += 1
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+
+def cache_nbytes(growth: CacheGrowth, rows: int, columns: int) -> int:
+    """Of a batch, once its buffers have been made anew for the next token."""
+    return rows * growth.nbytes(with_room(columns + 1))
 
 
 def _pad_left(states: torch.Tensor, length: int) -> torch.Tensor:

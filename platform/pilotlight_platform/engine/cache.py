@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -42,21 +43,36 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no
         return self.keys, self.values
 
 
-def full_nbytes(cache: DynamicCache, context_length: int) -> int:
-    """What *cache*, which holds the beginning of one sequence, takes once the context is full."""
-    total = 0
-    for layer in cache.layers:
-        if getattr(layer, "keys", None) is None:  # a state that does not grow
-            continue
-        kept = min(context_length, getattr(layer, "sliding_window", None) or context_length)
-        total += (layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[-2] * kept
-    return total
+@dataclass(frozen=True, slots=True)
+class CacheGrowth:
+    """What the keys and values of one row take as it grows."""
+
+    layers: tuple[tuple[int, int | None], ...]  # bytes a token, and the window: None, all are kept
+
+    @classmethod
+    def of(cls, cache: DynamicCache) -> Self:
+        """As seen in *cache*, which holds the beginning of one sequence."""
+        return cls(
+            tuple(
+                (
+                    (layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[-2],
+                    getattr(layer, "sliding_window", None),
+                )
+                for layer in cache.layers
+                if getattr(layer, "keys", None) is not None  # else a state that does not grow
+            )
+        )
+
+    def nbytes(self, tokens: int) -> int:
+        return sum(
+            token_nbytes * (tokens if window is None else min(tokens, window))
+            for token_nbytes, window in self.layers
+        )
 
 
-def held_nbytes(cache: DynamicCache) -> int:
-    """Of the keys and values in *cache*, without the room to grow."""
-    found = ((getattr(layer, "keys", None), layer) for layer in cache.layers)
-    return sum(keys.nbytes + layer.values.nbytes for keys, layer in found if keys is not None)
+def with_room(columns: int) -> int:
+    """Columns of a buffer that has just been made for so many."""
+    return columns + max(_ROOM, columns // 8)
 
 
 def growing(cache: DynamicCache) -> DynamicCache:
@@ -67,6 +83,6 @@ def growing(cache: DynamicCache) -> DynamicCache:
 
 def _with_room(states: torch.Tensor, length: int) -> torch.Tensor:
     *outer, used, width = states.shape
-    buffer = states.new_empty(*outer, length + max(_ROOM, length // 8), width)
+    buffer = states.new_empty(*outer, with_room(length), width)
     buffer[..., :used, :] = states
     return buffer

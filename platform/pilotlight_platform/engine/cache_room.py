@@ -36,12 +36,13 @@ class CacheRoom:
         self._oldest_waiting.pop(lane, None)
 
     def admits(self, arrival: int, nbytes: int) -> bool:
-        """Whether request number *arrival* may take *nbytes* now. One alone always may."""
-        if self._limit_bytes is None or not self._used_bytes:
+        """Whether request number *arrival* may take *nbytes* now. The oldest alone always may."""
+        if self._limit_bytes is None:
             return True
         if any(oldest < arrival for oldest in self._oldest_waiting.values()):
             return False
-        return self._used_bytes + nbytes * _HEADROOM <= self._limit_bytes
+        used_bytes = self._used_bytes
+        return not used_bytes or used_bytes + nbytes * _HEADROOM <= self._limit_bytes
 
     @property
     def overfull(self) -> bool:

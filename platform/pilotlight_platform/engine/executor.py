@@ -85,14 +85,14 @@ class Engine:
 
         Whatever goes wrong reaches the sink, once, as a `PlatformError`.
         """
-        ticket = Ticket(
-            request,
-            sink,
-            arrival=next(self._arrivals),
-            on_cancel=partial(self._inbox.put, _wake),
-            on_settled=partial(self._settled, replica),
-        )
         with self._lock:
+            ticket = Ticket(
+                request,
+                sink,
+                arrival=next(self._arrivals),  # in the order of the inbox
+                on_cancel=partial(self._inbox.put, _wake),
+                on_settled=partial(self._settled, replica),
+            )
             refusal = self._refusal(replica)
             self._ongoing[replica] += 1
             if refusal is None:
@@ -143,30 +143,32 @@ class Engine:
                 self._read_inbox()
                 for replica, lane in list(self._lanes.items()):
                     if self._running and lane.busy and self._lanes.get(replica) is lane:
-                        self._turn(replica, lane)
+                        self._guarded(replica, lane.turn)
                         self._make_room()
                         self._read_inbox()
         for lane in self._lanes.values():
             lane.fail_all(lambda _ticket: EngineError("the engine was closed"))
         self._lanes.clear()
 
-    def _turn(self, replica: Replica, lane: Lane) -> None:
+    def _guarded(self, replica: Replica, work: Callable[[], None]) -> None:
+        """Do *work* of the replica's lane; what it raises is that lane's failure alone."""
         try:
-            lane.turn()
+            work()
         except ReplicaGoneError:  # detached without having been dropped
             self._drop(replica)
-        except Exception as error:  # a bug of ours: this lane's requests fail, the thread lives on
+        except Exception as error:  # a bug of ours, or no memory: the thread lives on
             logger.exception("turn_failed")
             message = f"the engine failed: {type(error).__name__}: {error}"
-            lane.fail_all(lambda _ticket: EngineError(message))
+            self._lanes[replica].fail_all(lambda _ticket: EngineError(message))
 
     def _make_room(self) -> None:
         """Pause the youngest requests until keys and values fit; the oldest goes on in any case."""
         while self._room.overfull:
-            lanes = [lane for lane in self._lanes.values() if lane.running]
-            if sum(lane.running for lane in lanes) < 2:
+            lanes = {replica: lane for replica, lane in self._lanes.items() if lane.running}
+            if sum(lane.running for lane in lanes.values()) < 2:
                 return
-            max(lanes, key=lambda lane: lane.youngest).pause_youngest()
+            replica = max(lanes, key=lambda replica: lanes[replica].youngest)
+            self._guarded(replica, lanes[replica].make_way)
 
     def _read_inbox(self) -> None:
         """Handle what was posted; wait for something if there is no work."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import DynamicCache
 
-from pilotlight_platform.engine.batch import Batch, mergeable, prefill
-from pilotlight_platform.engine.cache import held_nbytes
+from pilotlight_platform.engine.batch import Batch, cache_nbytes, mergeable, prefill
+from pilotlight_platform.engine.cache import CacheGrowth
 from pilotlight_platform.engine.cache_room import CacheRoom
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.sequence import Sequence
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 class _Running:
     ticket: Ticket
     sequence: Sequence
+    admitted_s: float
+    held: bool = False  # it has waited for room
     decode_start_s: float = 0.0  # 0: it has no token yet
     stage_owed: bool = False  # the cold request's first chunk came before the last page was read
 
@@ -40,9 +42,8 @@ class Lane:
         self._skeleton = replica.skeleton
         self._max_batch = max_batch
         self._room = room
-        self._token_nbytes = 0  # of keys and values; not known before the first prefill
         self._waiting: deque[Ticket] = deque()
-        self._held: deque[_Running] = deque()  # encoded or paused: they wait for room
+        self._held: deque[_Running] = deque()  # encoded, or paused: the oldest first
         self._running: dict[Sequence, _Running] = {}
         self._batches: list[Batch] = []
         self._cold = True  # no answer since the replica was attached
@@ -61,8 +62,18 @@ class Lane:
         """Arrival number of the last one of them that came."""
         return max(running.ticket.arrival for running in self._running.values())
 
-    def pause_youngest(self) -> None:
-        """Give its keys and values up; they are computed again when there is room."""
+    def make_way(self) -> None:
+        """Give the keys and values up of who has gone, else of the youngest.
+
+        They are computed again when there is room.
+        """
+        if any(running.ticket.cancelled for running in self._running.values()):
+            self._reap()
+        else:
+            self._pause_youngest()
+        self._note_room()
+
+    def _pause_youngest(self) -> None:
         paused = max(self._running.values(), key=lambda running: running.ticket.arrival)
         logger.info(
             "cache_full paused=%s tokens=%d",
@@ -70,9 +81,9 @@ class Lane:
             paused.sequence.length,
         )
         del self._running[paused.sequence]
+        paused.held = True
         self._held.appendleft(paused)  # it is older than all that wait
         self._keep_running()
-        self._note_room()
 
     def add(self, ticket: Ticket) -> None:
         self._waiting.append(ticket)
@@ -119,54 +130,73 @@ class Lane:
 
     def _admit(self) -> None:
         """Start at most one request, the oldest that waits, if there is room for it."""
-        start_s = time.time()
+        if self._waiting:
+            self._encode(self._waiting.popleft())
         if self._held:
             if self._has_room(self._held[0]):
-                self._start(self._held.popleft(), start_s)
-        elif self._waiting:
-            ticket = self._waiting.popleft()
-            try:
-                running = _Running(ticket, Sequence(self._skeleton, ticket.request))
-            except Exception as error:  # a prompt that cannot be: this request's failure alone
-                ticket.fail(_as_platform_error(error, ticket))
-                return
-            if self._has_room(running):
-                self._start(running, start_s)
+                self._start(self._held.popleft())
             else:
-                self._held.append(running)
+                for running in self._held:
+                    running.held = True
+
+    def _encode(self, ticket: Ticket) -> None:
+        admitted_s = time.time()
+        try:
+            sequence = Sequence(self._skeleton, ticket.request)
+        except Exception as error:  # a prompt that cannot be: this request's failure alone
+            ticket.fail(_as_platform_error(error, ticket))
+        else:
+            self._held.append(_Running(ticket, sequence, admitted_s))
 
     def _has_room(self, running: _Running) -> bool:
-        needed = running.sequence.length * self._token_nbytes
-        return self._room.admits(running.ticket.arrival, needed)
+        growth = self._skeleton.cache_growth
+        alone = 0 if growth is None else cache_nbytes(growth, 1, running.sequence.length)
+        return self._batch_for(running) is not None or self._admits(running, alone)
 
-    def _start(self, running: _Running, start_s: float) -> None:
+    def _batch_for(self, running: _Running) -> Batch | None:
+        """One that has room for it as one more row, padding included; else it is a batch alone."""
+        length = running.sequence.length
+        for batch in self._batches:
+            if batch.shared and self._admits(running, batch.nbytes_of_one_more(length)):
+                return batch
+        return None
+
+    def _admits(self, running: _Running, nbytes: int) -> bool:
+        return self._room.admits(running.ticket.arrival, nbytes)
+
+    def _start(self, running: _Running) -> None:
         """The first token, or the keys and values again of a request that was paused."""
         sequence = running.sequence
+        start_s = time.time() if running.held else running.admitted_s
         try:
             logits, cache = prefill(self._skeleton, sequence)
             chunk = None if running.decode_start_s else sequence.accept(logits)
         except Exception as error:  # whatever a model raises is this request's failure alone
             running.ticket.fail(_as_platform_error(error, running.ticket))
             return
-        self._token_nbytes = held_nbytes(cache) // sequence.length
+        if self._skeleton.cache_growth is None:
+            self._skeleton.cache_growth = CacheGrowth.of(cache)
         if chunk is not None:  # the first token always makes one
             spans, running.stage_owed = self._cold_spans()
+            if running.held:
+                spans.append(Span("room", running.admitted_s, start_s))
             running.decode_start_s = time.time()
             spans.append(Span("prefill", start_s, running.decode_start_s))
             self._emit(running, replace(chunk, spans=tuple(spans)))
         if sequence.finish_reason is None:
             self._running[sequence] = running
-            self._place(sequence, cache)
+            self._place(running, cache)
 
     def _note_room(self) -> None:
         oldest = self._held[0].ticket.arrival if self._held else None
         self._room.note(self, sum(batch.nbytes for batch in self._batches), oldest)
 
-    def _place(self, sequence: Sequence, cache: DynamicCache) -> None:
-        if self._batches and mergeable(self._skeleton, cache):
-            self._batches[0].join(sequence, cache)
+    def _place(self, running: _Running, cache: DynamicCache) -> None:
+        batch = self._batch_for(running) if mergeable(self._skeleton, cache) else None
+        if batch is None:
+            self._batches.append(Batch(self._skeleton, running.sequence, cache))
         else:
-            self._batches.append(Batch(self._skeleton, sequence, cache))
+            batch.join(running.sequence, cache)
 
     def _cold_spans(self) -> tuple[list[Span], bool]:
         if not self._cold:

@@ -17,6 +17,7 @@ from pilotlight_loader import AttachPlan, BakedCheckpoint
 from pilotlight_loader.dtypes import torch_dtype
 from pilotlight_loader.row_product import RowLinear
 from pilotlight_platform.engine.attention import attend_by_rows
+from pilotlight_platform.engine.cache import CacheGrowth
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, open_packed
 from pilotlight_platform.engine.vocabulary import Vocabulary
 from pilotlight_platform.errors import AttachError
@@ -72,6 +73,7 @@ class Skeleton:
     takes_logits_to_keep: bool
     batchable: bool  # left padding another row does not change this one's answer
     attached: bool = False  # a replica holds the module
+    cache_growth: CacheGrowth | None = None  # seen in the first prefill of all
 
     @classmethod
     def load(cls, directory: Path, *, packed: bool = True) -> Skeleton:

@@ -20,7 +20,7 @@ from pilotlight_loader import (
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.stored import Device
-from pilotlight_platform.engine.cache import full_nbytes
+from pilotlight_platform.engine.cache import CacheGrowth
 from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
 from pilotlight_platform.engine.checked_source import CheckedSource, Report, check_source
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, write_packed
@@ -127,7 +127,7 @@ def _cache_nbytes(model: Any) -> int:
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
         model(input_ids=torch.tensor([prompt]), past_key_values=cache, use_cache=True)
-    return full_nbytes(cache, context_length(model.config) or 0)
+    return CacheGrowth.of(cache).nbytes(context_length(model.config) or 0)
 
 
 def _bake(model: Any, destination: Path, digest: str, report: Report) -> BakedCheckpoint:

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 SpanName = Literal[
-    "admit", "place", "start_worker", "fetch", "stage", "attach", "prefill", "first_token", "decode"
+    "admit",
+    "place",
+    "start_worker",
+    "fetch",
+    "stage",
+    "attach",
+    "room",
+    "prefill",
+    "first_token",
+    "decode",
 ]
 Tier = Literal["device", "host", "disk", "remote"]
 
