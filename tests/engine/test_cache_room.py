@@ -164,16 +164,27 @@ def test_request_of_another_model_pauses_if_it_is_younger(known, watched, submit
 
 def test_oldest_of_all_models_starts_first(known, watched, submit):
     llama, gpt2, engine = known("llama"), known("gpt2"), watched(10)
-    for replica in (llama, gpt2, llama):
+    arrivals = [llama, gpt2, gpt2, llama]  # after the third it is the turn of the fourth's lane
+    for replica in arrivals:
         last = submit(replica, PROMPTS[0], to=engine.engine, max_tokens=5, ignore_eos=True)
 
     with begun(engine):
         last.finish()
-    assert [skeleton for skeleton, _ in engine.prefilled] == [
-        llama.skeleton,
-        gpt2.skeleton,
-        llama.skeleton,
+    assert [skeleton for skeleton, _ in engine.prefilled] == [each.skeleton for each in arrivals]
+
+
+def test_oldest_of_those_that_pause_goes_on_first(known, watched, submit):
+    replica, engine = known("llama"), watched(260)
+    answers = [
+        submit(replica, [7] * length, to=engine.engine, max_tokens=80, ignore_eos=True)
+        for length in (3, 4, 10)
     ]
+
+    with begun(engine):
+        assert [answer.finish().count for answer in answers] == [80, 80, 80]
+    *_, second, third = [tokens for _, tokens in engine.prefilled]
+    assert len(engine.prefilled) == 5
+    assert second > 40 > third  # the youngest paused first, with fewer tokens
 
 
 def test_window_is_all_that_a_request_needs_room_for(known, watched, submit):
@@ -246,10 +257,11 @@ def test_paused_request_that_is_cancelled_is_settled_before_there_is_room(known,
     )
     submit(replica, PROMPTS[0], to=engine.engine, sink=meanwhile, **long)
     youngest = submit(replica, PROMPTS[0], to=engine.engine, **long)
+    last = submit(replica, PROMPTS[0], to=engine.engine)
 
     with begun(engine):
-        submit(replica, PROMPTS[0], to=engine.engine).finish()
-    assert meanwhile.seen == 2  # the oldest, and the one that was submitted last
+        last.finish()
+    assert meanwhile.seen == 2  # the oldest, and the last one
 
 
 def test_paused_request_of_a_dropped_replica_fails(known, watched, submit):
