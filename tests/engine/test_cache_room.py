@@ -247,11 +247,15 @@ class Meanwhile:
             self._act()
 
 
+def is_paused(answer, lane) -> bool:
+    return any(held.ticket is answer.ticket and held.decode_start_s for held in lane._held)
+
+
 def test_paused_request_that_is_cancelled_is_settled_before_there_is_room(known, watched, submit):
     replica, engine = known("llama"), watched(160)
     long = {"max_tokens": 100, "ignore_eos": True}
     meanwhile = Meanwhile(
-        lambda: any(lane._held for lane in engine.engine._lanes.values()),
+        lambda: any(is_paused(youngest, lane) for lane in engine.engine._lanes.values()),
         lambda: youngest.ticket.cancel(),
         lambda: engine.engine.ongoing(replica),
     )
@@ -268,7 +272,7 @@ def test_paused_request_of_a_dropped_replica_fails(known, watched, submit):
     replica, engine = known("llama"), watched(160)
     long = {"max_tokens": 100, "ignore_eos": True}
     drop = Meanwhile(
-        lambda: any(lane._held for lane in engine.engine._lanes.values()),
+        lambda: any(is_paused(youngest, lane) for lane in engine.engine._lanes.values()),
         lambda: engine.engine.drop(replica),
         lambda: None,
     )
