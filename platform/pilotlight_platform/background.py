@@ -21,7 +21,8 @@ from pilotlight_platform.settings import Settings
 
 OnProgress = Callable[[str], None]
 
-_START_TIMEOUT_S = 180.0  # the supervisor gives up on Ray Serve after 120
+READY_TIMEOUT_S = 120.0  # the supervisor's, for Ray Serve
+_START_TIMEOUT_S = READY_TIMEOUT_S + 60.0
 _STOP_TIMEOUT_S = 60.0
 
 

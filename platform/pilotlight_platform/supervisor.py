@@ -12,6 +12,7 @@ import httpx
 import ray
 
 from pilotlight_platform.address import PlatformAddress, remove_address, write_address
+from pilotlight_platform.background import READY_TIMEOUT_S
 from pilotlight_platform.errors import PlatformError
 from pilotlight_platform.host_memory import host_memory
 from pilotlight_platform.listening import lent, listen
@@ -24,7 +25,6 @@ from pilotlight_platform.store.embedded import EmbeddedRedis
 
 OnProgress = Callable[[str], None]
 
-_READY_TIMEOUT_S = 120.0
 _DYING_RAY_S = 5.0  # a killed platform's Ray goes within 4 s
 _POLL_S = 0.1
 _LOOPBACK = "127.0.0.1"
@@ -95,7 +95,7 @@ def _local_host(settings: Settings) -> str:
 
 
 def _wait_until_ready(settings: Settings, stop: threading.Event) -> None:
-    deadline = time.monotonic() + _READY_TIMEOUT_S
+    deadline = time.monotonic() + READY_TIMEOUT_S
     next_status = time.monotonic() + _STATUS_STEP_S
     reason: str | None = None
     with httpx.Client(base_url=_url(settings), timeout=_READY_STEP_S, trust_env=False) as client:
@@ -112,7 +112,7 @@ def _wait_until_ready(settings: Settings, stop: threading.Event) -> None:
         if not stop.is_set():
             reason = serve_problem() or reason
             raise PlatformError(
-                f"the platform was not ready within {_READY_TIMEOUT_S:g} s: {reason}"
+                f"the platform was not ready within {READY_TIMEOUT_S:g} s: {reason}"
             )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 
+import pytest
 from support.records import model_record
 
 from pilotlight_platform.errors import ReplicaGoneError
@@ -17,7 +18,7 @@ from pilotlight_platform.schemas.generation import (
     SamplingParams,
 )
 
-RECORD = model_record()
+RECORD = model_record(cold_start_timeout_s=0.5)
 
 
 class Workers:
@@ -34,7 +35,13 @@ class Workers:
         yield GenerationChunk("a", 1, prompt_tokens=1, finish_reason="length")
 
 
-def started(*routed: RouteReplica, placed: RouteReplica, gone: tuple[str, ...] = ()) -> Generation:
+def started(
+    *routed: RouteReplica,
+    placed: RouteReplica,
+    gone: tuple[str, ...] = (),
+    log: TimelineLog | None = None,
+    workers: tuple[str, ...] = ("w1", "w2"),
+) -> Generation:
     """A generation where *routed* is known at first, and *placed* where the scheduler is asked."""
 
     async def place(name: str, queued: int, running: int) -> Route:
@@ -42,8 +49,8 @@ def started(*routed: RouteReplica, placed: RouteReplica, gone: tuple[str, ...] =
 
     async def start() -> Generation:
         admission = Admission(place)
-        admission.update(RoutingTable(1, {"m": Route(RECORD, routed)}))
-        generator = Generator(admission, Workers(*gone), TimelineLog(10))  # type: ignore[arg-type]
+        admission.update(RoutingTable(1, {"m": Route(RECORD, routed)}, workers))
+        generator = Generator(admission, Workers(*gone), log or TimelineLog(10))  # type: ignore[arg-type]
         request = GenerationRequest("r", "", SamplingParams(), prompt="a")
         async with asyncio.timeout(10):
             generation = await generator.start("m", request, endpoint="/", at_s=time.time())
@@ -73,3 +80,26 @@ def test_generation_whose_second_attempt_finds_a_ready_replica_stays_cold() -> N
     assert started(
         RouteReplica("w1", False), placed=RouteReplica("w2", True), gone=("w1",)
     ).timeline.cold
+
+
+def test_generation_that_fails_says_that_it_was_cold() -> None:
+    log = TimelineLog(10)
+    attaching = RouteReplica("w1", False)
+    with pytest.raises(ReplicaGoneError):
+        started(attaching, placed=attaching, gone=("w1",), log=log)
+
+    failed = log.get("r")
+    assert failed is not None
+    assert (failed.cold, failed.error) == (True, "detached")
+
+
+def test_cold_generation_tells_how_long_it_waited_to_be_placed() -> None:
+    spans = started(placed=RouteReplica("w1", False)).timeline.spans
+
+    assert [span.name for span in spans] == ["admit", "place"]
+
+
+def test_generation_tells_that_its_first_attempt_found_no_worker() -> None:
+    spans = started(placed=RouteReplica("w1", False), workers=()).timeline.spans
+
+    assert [span.name for span in spans] == ["admit", "start_worker"]

@@ -42,4 +42,4 @@ def test_stopping_needs_no_ray() -> None:
     loaded = "import pilotlight_platform.background, sys; print('ray' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, timeout=60)
 
-    assert run.stdout == "False\n"
+    assert (run.returncode, run.stdout) == (0, "False\n"), run.stderr

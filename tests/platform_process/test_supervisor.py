@@ -36,7 +36,7 @@ def test_start_that_takes_too_long_says_what_serve_waits_for(
 ) -> None:
     status: Any = SimpleNamespace(value="DEPLOYING")
     set_serve(monkeypatch, status, "2 CPUs are missing")
-    monkeypatch.setattr(supervisor, "_READY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(supervisor, "READY_TIMEOUT_S", 0.2)
 
     with pytest.raises(PlatformError, match=r"not ready within 0.2 s: 2 CPUs are missing"):
         supervisor._wait_until_ready(Settings(home=tmp_path, port=1), threading.Event())

@@ -71,8 +71,10 @@ def copy_file(
         failed.set()
         raise
     finally:
-        _join(helpers, failed)  # nobody writes to the memory any more
-        mapped.close()
+        try:
+            _join(helpers, failed)  # nobody writes to the memory any more
+        finally:
+            mapped.close()
     if errors:
         # Popped: a name for it here, in its own traceback, would be a cycle, and hold the memory
         # until the next collection.

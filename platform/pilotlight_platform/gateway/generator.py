@@ -91,6 +91,15 @@ class Generation:
         await self._stream.aclose()
 
 
+@dataclass(slots=True)
+class _Routed:
+    """What a request has met so far, in all of its attempts."""
+
+    line: Timeline  # cold: none of the model's replicas was ready at one of them
+    no_worker: bool = False  # at one of them
+    admitted_s: float = field(default_factory=time.time)
+
+
 class Generator:
     """Starts generations; routes again when a replica or its worker has gone before a token."""
 
@@ -107,25 +116,22 @@ class Generator:
         ``request.revision_id`` is filled in here. Raises ModelNotFoundError, OverloadedError,
         AttachError, RequestError, EngineError; WorkerLostError if it has cost two workers.
         """
-        line = Timeline(request.request_id, name, endpoint, at_s, 200)
+        routed = _Routed(Timeline(request.request_id, name, endpoint, at_s, 200))
         try:
             bound_s = self._admission.route(name).record.spec.autoscaling.cold_start_timeout_s
-            return await self._route(name, request, line, time.monotonic() + bound_s)
+            return await self._route(name, request, routed, time.monotonic() + bound_s)
         except PlatformError as error:
-            failed = replace(line, status=error.status, error=error.message)
+            failed = replace(routed.line, status=error.status, error=error.message)
             self._log.put(replace(failed, total_s=time.time() - at_s))
             raise
 
     async def _route(
-        self, name: str, request: GenerationRequest, line: Timeline, deadline: float
+        self, name: str, request: GenerationRequest, routed: _Routed, deadline: float
     ) -> Generation:
         lost = attempts = 0
-        admitted_s = time.time()
         while True:
-            ready = any(replica.ready for replica in self._admission.route(name).replicas)
-            line = replace(line, cold=line.cold or not ready)  # at any of its attempts
             try:
-                return await self._attempt(name, request, line, deadline, admitted_s)
+                return await self._attempt(name, request, routed, deadline)
             except (ReplicaGoneError, WorkerLostError) as error:
                 # A request that has cost two workers may be the cause: it gets no third.
                 lost += isinstance(error, WorkerLostError)
@@ -137,18 +143,17 @@ class Generator:
             # Else a replica went in this very moment: it is forgotten, ask for another at once.
 
     async def _attempt(
-        self,
-        name: str,
-        request: GenerationRequest,
-        line: Timeline,
-        deadline: float,
-        admitted_s: float,
+        self, name: str, request: GenerationRequest, routed: _Routed, deadline: float
     ) -> Generation:
-        no_worker = not self._admission.table.workers
+        route = self._admission.route(name)
+        if not any(replica.ready for replica in route.replicas):
+            routed.line = replace(routed.line, cold=True)
+        routed.no_worker |= not self._admission.table.workers
+        line, admitted_s = routed.line, routed.admitted_s
         slot = await self._admission.acquire(name, max(0.0, deadline - time.monotonic()))
         placed_s = time.time()
         spans = [Span("admit", line.at_s, admitted_s, floor_s=_ADMIT_FLOOR_S)]
-        if no_worker:
+        if routed.no_worker:
             spans.append(Span("start_worker", admitted_s, placed_s))
         elif line.cold or placed_s - admitted_s > _PLACE_FLOOR_S:
             spans.append(Span("place", admitted_s, placed_s, floor_s=_PLACE_FLOOR_S))
