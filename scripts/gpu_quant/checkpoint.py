@@ -37,7 +37,7 @@ from pilotlight_loader.quantize.layers import QuantizedLinear, accept_quantized
 from pilotlight_loader.quantize.matrix import FP8_MAX, Kind
 from pilotlight_loader.quantize.plan import plan_quantized
 from pilotlight_loader.quantize.rule import plan_schemes
-from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, StoredMatrix
+from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device, StoredMatrix
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPREAD = 0.02  # of the weights that the codes stand for
@@ -62,7 +62,7 @@ def set_up(asked: argparse.Namespace, kind: Kind) -> Iterator[Bench]:
         device = make_device(asked.device)
         stack.callback(device.close)
         device.register(arena.pieces())
-        module = partial(quantized_skeleton, config, baked)
+        module = partial(quantized_skeleton, config, baked, torch_device)
         rehearse(module(), torch_device)
         yield Bench(
             *(config, device, torch_device, some_prompt(torch_device)),
@@ -142,7 +142,7 @@ def tied_names(module: nn.Module) -> dict[str, str]:
     return {alias: name for alias, name in found.items() if alias != name}
 
 
-def quantized_skeleton(config: MptConfig, baked: BakedCheckpoint) -> Any:
+def quantized_skeleton(config: MptConfig, baked: BakedCheckpoint, device: torch.device) -> Any:
     """As a worker has it ready: no weights, layers that take codes."""
     module = skeleton(config)
     named: dict[str, StoredMatrix] = dict(baked.quantized)
@@ -150,7 +150,8 @@ def quantized_skeleton(config: MptConfig, baked: BakedCheckpoint) -> Any:
         weight = name.removesuffix(CODES_SUFFIX)
         if name != weight:
             named[alias.removesuffix(CODES_SUFFIX)] = baked.quantized[weight]
-    accept_quantized(module, named, dict.fromkeys(named, torch.bfloat16))
+    kernels: Device = "cuda" if device.type == "cuda" else "cpu"
+    accept_quantized(module, named, dict.fromkeys(named, torch.bfloat16), kernels)
     return module
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,7 @@ def test_rounding_of_a_layer_that_was_passed_has_no_hessian(seen_by) -> None:
 
 _MEASURED = """
 import sys
+import threading
 from pathlib import Path
 import torch
 from torch import nn
@@ -114,8 +116,9 @@ from pilotlight_loader.quantize.matrix import INT8
 from pilotlight_platform.engine.calibration import GptqRounding
 
 torch.set_num_threads(1)
-LAYERS, WIDTH, ROWS = 12, 128, 32768
-WEIGHTS = [f"layers.{at}.proj.weight" for at in range(LAYERS)]
+LAYERS, WIDTH, ROWS, DOWN = map(int, sys.argv[2:])
+PROJECTIONS = ["up", "down"][: 1 + DOWN]
+WEIGHTS = [f"layers.{at}.{name}.weight" for at in range(LAYERS) for name in PROJECTIONS]
 
 def anonymous():
     line = next(l for l in open("/proc/self/status") if l.startswith("RssAnon"))
@@ -124,11 +127,15 @@ def anonymous():
 class Layer(nn.Module):
     def __init__(self):
         super().__init__()
-        self.proj = nn.Linear(WIDTH, ROWS, bias=False, dtype=torch.bfloat16)
-        self.proj.weight.requires_grad_(False).normal_(0, 0.1)
+        self.up = nn.Linear(WIDTH, ROWS, bias=False, dtype=torch.bfloat16)
+        if DOWN:
+            self.down = nn.Linear(ROWS, WIDTH, bias=False, dtype=torch.bfloat16)
+        for weight in self.parameters():
+            weight.requires_grad_(False).normal_(0, 0.1)
 
     def forward(self, hidden_states):
-        return self.proj(hidden_states)[..., :WIDTH]
+        wide = self.up(hidden_states)
+        return self.down(wide) if DOWN else wide[..., :WIDTH]
 
 class Model(nn.Module):
     def __init__(self):
@@ -148,27 +155,53 @@ for name, weight in mapped.tensors().items():
 windows = [torch.ones(1, 32, dtype=torch.long)] * 4
 rounding = GptqRounding(model, windows, directory)
 give_back()
-before, seen = anonymous(), []
-quantize_baked(
-    baked,
-    directory / "quantized.safetensors",
-    dict.fromkeys(WEIGHTS, INT8),
-    rounding,
-    progress=lambda done, total: seen.append(anonymous()),
-)
+before, seen, ended = anonymous(), [], threading.Event()
+
+def look():
+    while not ended.wait(0.001):
+        seen.append(anonymous())
+
+looking = threading.Thread(target=look)
+looking.start()
+try:
+    quantize_baked(
+        baked,
+        directory / "quantized.safetensors",
+        dict.fromkeys(WEIGHTS, INT8),
+        rounding,
+        progress=lambda done, total: seen.append(anonymous()),
+    )
+finally:
+    ended.set()
+looking.join()
 print(max(seen) - before)
 """
 
 
-def test_quantizing_with_gptq_holds_one_layer_at_a_time(tmp_path) -> None:
-    layer_bytes = 32768 * 128 * 2
+def peak_of(directory: Path, layers: int, width: int, rows: int, *, down: bool) -> int:
+    sizes = [layers, width, rows, int(down)]
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURED, str(tmp_path)],
+        [sys.executable, "-c", _MEASURED, str(directory), *map(str, sizes)],
         capture_output=True,
         text=True,
         check=True,
         timeout=150,
     )
+    return int(done.stdout)
 
-    assert int(done.stdout) < 4 * layer_bytes + (32 << 20)  # of 12; the writer has a chunk
+
+def test_quantizing_with_gptq_holds_one_layer_at_a_time(tmp_path) -> None:
+    layer_bytes = 32768 * 128 * 2
+
+    peak = peak_of(tmp_path, 12, 128, 32768, down=False)
+
+    assert peak < 5 * layer_bytes + (48 << 20)  # of 12; the writer has a chunk
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_quantizing_with_gptq_holds_a_wide_weights_hessian_once(tmp_path) -> None:
+    layer_bytes, hessian_bytes = 2 * 128 * 4096 * 2, 4096 * 4096 * 4
+
+    peak = peak_of(tmp_path, 3, 128, 4096, down=True)
+
+    assert peak < hessian_bytes + 5 * layer_bytes + (40 << 20)

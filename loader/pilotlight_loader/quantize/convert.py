@@ -26,7 +26,7 @@ from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Devic
 
 # Of the weights' own RMS. Rounding to 4 bits costs about 0.1; more than this is no rounding.
 _MAX_ERROR = 0.5
-_CHECKED_ELEMENTS = 1 << 20
+_CHECKED_ELEMENTS = 1 << 18
 
 
 def quantize_baked(
@@ -93,6 +93,7 @@ class _Weights:
         weight = self._plain(name)
         try:
             matrix = self.rounding.matrix(name, weight, stored.scheme)
+            give_back()
             codes, scales = device_layout.tensors(matrix, stored, weight.dtype)
             _check_error(weight, matrix)
         except ValueError as error:

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from pilotlight_loader.quantize import int4_layout, tile_layout
+from pilotlight_loader.quantize.trial_shape import trial_shape
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +87,20 @@ def byte_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> t
     return product
 
 
-@functools.cache
 def byte_kernel_for(
     device: torch.device, dtype: torch.dtype, shape: tuple[int, int]
 ) -> ByteLinear | None:
     """Triton's kernel for codes of *dtype* [N, K], tried on *device*; None: it is not there.
 
-    The first time is for a rehearsal: it is compiled then.
+    The first time for a trial_shape() is for a rehearsal: it is compiled then.
     """
+    return _byte_kernel_for(device, dtype, trial_shape(shape))
+
+
+@functools.cache
+def _byte_kernel_for(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int]
+) -> ByteLinear | None:
     try:
         # Where it is needed: CPU builds of torch come without Triton.
         from pilotlight_loader.quantize import byte_kernel  # noqa: PLC0415

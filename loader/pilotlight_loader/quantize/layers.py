@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pilotlight_loader.quantize import cuda_products, products, tile_layout
 from pilotlight_loader.quantize.kernels import chosen
-from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, StoredMatrix
+from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device, StoredMatrix
 
 _CODES, _SCALES = "weight" + CODES_SUFFIX, "weight" + SCALES_SUFFIX
 _TORCH_DTYPES = {"I8": torch.int8, "U8": torch.uint8, "F8_E4M3": torch.float8_e4m3fn}
@@ -63,18 +63,23 @@ class QuantizedEmbedding(nn.Embedding):
 
 
 def accept_quantized(
-    module: nn.Module, matrices: Mapping[str, StoredMatrix], dtypes: Mapping[str, torch.dtype]
+    module: nn.Module,
+    matrices: Mapping[str, StoredMatrix],
+    dtypes: Mapping[str, torch.dtype],
+    device: Device = "cpu",
 ) -> None:
     """Let the layers that own these weights take their codes; they stay the same objects.
 
-    Compiles the kernels that they multiply with: before a request, not by one.
-    *dtypes*: of the scales. A tied weight is named by each of its layers. Raises ValueError for
-    the weight of anything but a plain nn.Linear or nn.Embedding, or one of another shape.
+    Compiles the kernels that they multiply with if *device*, where the weights will be, is a CPU:
+    before a request, not by one. *dtypes*: of the scales. A tied weight is named by each of its
+    layers. Raises ValueError for the weight of anything but a plain nn.Linear or nn.Embedding, or
+    one of another shape.
     """
     layers = {name: _layer(module, name, matrix) for name, matrix in matrices.items()}
-    for kind, block in {(matrix.scheme.kind, matrix.block) for matrix in matrices.values()}:
-        if block != tile_layout.BLOCK:  # that of CUDA's kernel: torch multiplies it on a CPU
-            chosen.prepare(kind, block)
+    if device == "cpu":
+        for kind, block in {(matrix.scheme.kind, matrix.block) for matrix in matrices.values()}:
+            if block != tile_layout.BLOCK:  # that of CUDA's kernel: torch multiplies it on a CPU
+                chosen.prepare(kind, block)
     weights = {name: layer.weight for name, layer in layers.items()}  # kept: ids are used below
     shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # so that ties stay ties
     for name, layer in layers.items():

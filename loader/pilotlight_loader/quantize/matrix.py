@@ -7,6 +7,7 @@ A zero point z of GPTQ or AWQ, ``(code - z) * scale``, is ``zero = (offset - z) 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ import torch
 Kind = Literal["int8", "int4", "fp8"]
 FP8_MAX = 448.0  # of e4m3 as torch.float8_e4m3fn has it; it has no infinity
 INT4_OFFSET = 8  # the code that means zero without a zero point
+_PART_ELEMENTS = 1 << 20  # dequantized at once: 4 MiB in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,17 @@ class QuantizedMatrix:
         """The code whose value is the zero point."""
         return INT4_OFFSET if self.bits == 4 else 0
 
-    def dequantize(self) -> torch.Tensor:
-        """The weight in float32: the reference that kernels are tested against."""
-        rows, groups = self.scales.shape
-        codes = (self.codes.float() - self.offset).view(rows, groups, -1)
-        weight = codes * self.scales.float()[:, :, None]
-        if self.zeros is not None:
-            weight += self.zeros.float()[:, :, None]
-        return weight.view(self.shape)
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The weight, from float32: the reference that kernels are tested against."""
+        weight = self.codes.new_empty(self.shape, dtype=dtype)
+        for part in _parts(self.shape):
+            scales = self.scales[part].float()[:, :, None]
+            numbers = self.codes[part].float().sub_(self.offset)
+            grouped = numbers.view(len(scales), self.scales.shape[1], -1).mul_(scales)
+            if self.zeros is not None:
+                grouped += self.zeros[part].float()[:, :, None]
+            weight[part] = numbers
+        return weight
 
     def regrouped(self, group: int) -> QuantizedMatrix:
         """The same weight with smaller groups, scales repeated. Raises ValueError if it is not."""
@@ -126,9 +131,18 @@ class Fp8Matrix:
         """[N, K]."""
         return self.codes.shape[0], self.codes.shape[1]
 
-    def dequantize(self) -> torch.Tensor:
-        """The weight in float32."""
-        return self.codes.float() * self.scales.float()
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The weight, from float32."""
+        weight = self.codes.new_empty(self.shape, dtype=dtype)
+        for part in _parts(self.shape):
+            weight[part] = self.codes[part].float().mul_(self.scales[part].float())
+        return weight
 
 
 Matrix = QuantizedMatrix | Fp8Matrix
+
+
+def _parts(shape: tuple[int, int]) -> Iterator[slice]:
+    """Rows at a time: of the whole in float32 there would be twice the weight's own bytes."""
+    step = max(1, _PART_ELEMENTS // shape[1])
+    return (slice(start, start + step) for start in range(0, shape[0], step))

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from pilotlight_loader.quantize.trial_shape import trial_shape
+
 logger = logging.getLogger(__name__)
 
 BLOCK = 8  # rows of a tile; no CPU's kernel has blocks of 8
@@ -53,12 +55,17 @@ def linear(x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor) -> torch.
     return product
 
 
-@functools.cache
 def has_kernel(device: torch.device, shape: tuple[int, int], group: int) -> bool:
     """Whether linear() multiplies on *device* with what pack() makes of an [N, K] weight.
 
-    Asked once, of a random weight. Its first time is for a rehearsal: it takes milliseconds.
+    Asked once for each trial_shape(), of a random weight. Its first time is for a rehearsal: it
+    takes milliseconds.
     """
+    return _has_kernel(device, trial_shape(shape), group)
+
+
+@functools.cache
+def _has_kernel(device: torch.device, shape: tuple[int, int], group: int) -> bool:
     try:
         if device.type != "cuda" or torch.version.cuda is None:
             raise NotImplementedError(f"{device} is none of NVIDIA's")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pilotlight_loader.freed_memory import give_back
 from pilotlight_loader.quantize.gptq import gptq
 from pilotlight_loader.quantize.matrix import Matrix, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding, check_weight
@@ -97,14 +98,12 @@ class GptqRounding:
             made = self._nearest.matrix(name, weight, scheme)
         else:
             self._reach(match.group(1), int(match.group(2)))
-            # An expert that no token chose has no Hessian. Others are asked for once, and large.
-            hessian = self._hessians.pop(name, None)
-            if hessian is None:
+            if name in self._hessians:  # it is large, asked for once, and gone with that call
+                made = gptq(weight, self._hessians.pop(name), scheme)
+            else:  # an expert that no token chose
                 made = self._nearest.matrix(name, weight, scheme)
-            else:
-                made = gptq(weight, hessian, scheme)
         parameter = self._model.get_parameter(name)
-        rounded = made.dequantize().to(parameter.dtype)
+        rounded = made.dequantize(parameter.dtype)
         ((_, parameter.data),) = in_scratch([(name, rounded)], self._directory)
         return made
 
@@ -116,7 +115,7 @@ class GptqRounding:
         if stack == self._stack and at < self._at:
             return  # its inputs are gone: to the nearest
         layers = list(self._model.get_submodule(stack).children())
-        with torch.inference_mode():
+        with torch.no_grad():  # what inference_mode() makes could not be written in outside of it
             if stack != self._stack:
                 self._inputs = [_capture(self._model, layers[at:], ids) for ids in self._windows]
                 self._at = at
@@ -135,6 +134,8 @@ def _run(layer: nn.Module, inputs: _Inputs) -> torch.Tensor:
     args, kwargs = inputs.calls[layer]
     output = layer(inputs.hidden, *args, **kwargs)
     hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    # Between the windows' states its activations would stay: 8 MB for each, in MPT-7B's shape.
+    give_back()
     return hidden
 
 
@@ -159,6 +160,7 @@ def _capture(model: nn.Module, layers: list[nn.Module], ids: torch.Tensor) -> _I
     finally:
         for hook in hooks:
             hook.remove()
+    give_back()
     if not found:
         raise CalibrationError("no layer with quantized weights ever runs")
     return found[0]

@@ -29,7 +29,7 @@ from pilotlight_platform.engine.scratch import in_scratch
 from pilotlight_platform.engine.weight_readers import directly_read
 
 # Raise it where the same source and wishes give other codes.
-QUANTIZATION_VERSION = 3
+QUANTIZATION_VERSION = 4
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -138,7 +138,7 @@ def restore_quantized(module: nn.Module, baked: BakedCheckpoint) -> None:
             for name, stored in baked.quantized.items():
                 codes, scales = tensors[name + CODES_SUFFIX], tensors[name + SCALES_SUFFIX]
                 matrix = device_layout.matrix(stored, codes, scales)
-                yield name, matrix.dequantize().to(module.get_parameter(name).dtype)
+                yield name, matrix.dequantize(module.get_parameter(name).dtype)
 
         for name, weight in in_scratch(dequantized(), baked.path.parent):
             module.get_parameter(name).data = weight  # tied layers share it, and see its new data

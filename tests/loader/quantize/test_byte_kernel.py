@@ -4,10 +4,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
 
+from pilotlight_loader import quantize
 from pilotlight_loader.quantize import cuda_products, device_layout
 from pilotlight_loader.quantize.matrix import FP8, INT8
 from pilotlight_loader.quantize.nearest import NearestRounding
@@ -51,10 +53,25 @@ def test_byte_kernel_of_this_gpu_is_the_dequantized_product(dtype, shape) -> Non
 
 
 def test_byte_kernel_that_is_not_there_leaves_dequantizing(caplog) -> None:
-    cuda_products.byte_kernel_for.cache_clear()
+    cuda_products._byte_kernel_for.cache_clear()
 
     assert cuda_products.byte_kernel_for(CPU, torch.int8, (64, 128)) is None
     assert "byte_cuda_kernel_unsupported" in caplog.text
+
+
+def test_byte_kernel_is_tried_once_on_part_of_the_rows(monkeypatch) -> None:
+    tried = []
+    kernel = types.ModuleType("byte_kernel")  # as where Triton is
+    kernel.check = lambda *asked: tried.append(asked)
+    kernel.linear = object()
+    monkeypatch.setattr(quantize, "byte_kernel", kernel, raising=False)
+    gpu = torch.device("cuda:7")  # of which no other test asks
+    found = [
+        cuda_products.byte_kernel_for(gpu, torch.int8, (rows, 300)) for rows in (70, 4096, 8192)
+    ]
+
+    assert found == [kernel.linear] * 3
+    assert tried == [(gpu, torch.int8, (rows, 300)) for rows in (70, 1024)]
 
 
 @pytest.mark.parametrize("scheme", [INT8, FP8], ids=str)

@@ -16,6 +16,7 @@ from pilotlight_loader import AttachPlan, BakedCheckpoint, HeaderError, bake
 from pilotlight_loader.errors import CheckpointError, QuantizationError
 from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.convert import quantize_baked
+from pilotlight_loader.quantize.kernels import chosen
 from pilotlight_loader.quantize.layers import accept_quantized
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8
 from pilotlight_loader.quantize.nearest import NearestRounding
@@ -65,6 +66,18 @@ def skeleton(quantized: BakedCheckpoint) -> nn.Module:
     named = {**quantized.quantized, "head.weight": quantized.quantized["embed.weight"]}
     accept_quantized(module, named, dict.fromkeys(named, torch.bfloat16))
     return module
+
+
+@pytest.mark.parametrize(("device", "compiled"), [("cpu", True), ("cuda", False)])
+def test_quantized_layers_compile_for_a_cpu_only(quantized, monkeypatch, device, compiled) -> None:
+    prepared = []
+    monkeypatch.setattr(chosen, "prepare", lambda kind, block: prepared.append(kind))
+    module = Net().to("meta")
+    dtypes = dict.fromkeys(quantized.quantized, torch.bfloat16)
+    accept_quantized(module, quantized.quantized, dtypes, device)
+
+    kinds = {matrix.scheme.kind for matrix in quantized.quantized.values()}
+    assert set(prepared) == (kinds if compiled else set())
 
 
 def restored(net: nn.Module, quantized: BakedCheckpoint) -> nn.Module:

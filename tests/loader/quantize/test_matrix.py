@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pilotlight_loader.quantize import matrix as module
 from pilotlight_loader.quantize.matrix import Fp8Matrix, QuantizedMatrix, Scheme
 
 
@@ -16,6 +17,18 @@ def test_matrix_of_4_bits_counts_from_8() -> None:
     weight = QuantizedMatrix(4, codes(4), scales, zeros).dequantize()
 
     assert weight[0].tolist() == [-7.5, -6.5, -5.5, -4.5, -8.0, -6.0, -4.0, -2.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrix_in_parts_and_another_dtype_is_the_same_weight(dtype, monkeypatch) -> None:
+    scales = torch.rand(5, 2)
+    integers = QuantizedMatrix(8, torch.randint(-127, 128, (5, 8)).to(torch.int8), scales, scales)
+    floats = Fp8Matrix(torch.randn(5, 8).to(torch.float8_e4m3fn), scales[:, :1])
+    whole = [integers.dequantize(), floats.dequantize()]
+    monkeypatch.setattr(module, "_PART_ELEMENTS", 16)
+
+    for matrix, weight in zip((integers, floats), whole, strict=True):
+        assert torch.equal(matrix.dequantize(dtype), weight.to(dtype))
 
 
 def test_matrix_split_into_smaller_groups_is_the_same_weight() -> None:

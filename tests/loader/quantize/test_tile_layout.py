@@ -90,11 +90,23 @@ def test_tile_kernel_that_computes_something_else_is_refused(kernels, spoil) -> 
 
 
 def test_tile_kernel_is_not_asked_of_a_cpu(caplog) -> None:
-    tile_layout.has_kernel.cache_clear()
+    tile_layout._has_kernel.cache_clear()
     caplog.set_level(logging.WARNING)
 
     assert not tile_layout.has_kernel(CPU, (64, 256), 128)
     assert "int4_cuda_kernel_unsupported" in caplog.text
+
+
+def test_tile_kernel_is_tried_once_on_part_of_the_rows(monkeypatch) -> None:
+    tried = []
+    monkeypatch.setattr(tile_layout, "check_kernel", lambda *asked: tried.append(asked))
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    gpu = torch.device("cuda:7")  # of which no other test asks
+    has = [tile_layout.has_kernel(gpu, (rows, 256), 128) for rows in (64, 4096, 8192, 4104)]
+
+    assert has == [True] * 4
+    assert tried == [(gpu, (rows, 256), 128) for rows in (64, 1024, 904)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
