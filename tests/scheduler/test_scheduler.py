@@ -11,8 +11,8 @@ import pytest
 from support.own_workers import OwnWorkers
 from support.records import model_record
 
-from pilotlight_autoscaler import PoolConfig
-from pilotlight_platform.errors import AttachError, DeployError
+from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
+from pilotlight_platform.errors import AttachError, DeployError, FloorsTooHighError
 from pilotlight_platform.running import running_workers
 from pilotlight_platform.scheduler import orders
 from pilotlight_platform.scheduler import scheduler as module
@@ -233,6 +233,28 @@ def test_scheduler_refuses_a_model_that_one_long_request_would_burst(start: Star
                 model_record("c", nbytes=10**9, cache_nbytes=95 * 10**8, max_context_tokens=7)
             )
             assert set(bench.scheduler._cluster.models) == {"a", "c"}
+
+    asyncio.run(run())
+
+
+def test_scheduler_refuses_floors_that_do_not_fit_the_pool_together(start: Start) -> None:
+    """Three workers at most, 1 GB each."""
+
+    async def run() -> None:
+        big = {"nbytes": 600_000_000, "max_replicas": 4}
+        async with start(model_record("a", min_replicas=2, **big)) as bench:
+            await bench.join("w0")
+            with pytest.raises(FloorsTooHighError, match="together need 4 workers"):
+                await bench.scheduler.put_model(model_record("b", min_replicas=2, **big))
+            more = AutoscalingConfig(min_replicas=4, max_replicas=4)
+            with pytest.raises(FloorsTooHighError, match="a: min_replicas keeps 4 replicas"):
+                await bench.scheduler.configure("a", more)
+            with pytest.raises(FloorsTooHighError, match="b: min_replicas keeps 4 replicas"):
+                await bench.scheduler.check_floors("b", more)
+            with pytest.raises(FloorsTooHighError, match="the pool has 1 worker at most"):
+                await bench.scheduler.configure_pool(PoolConfig(min_workers=0, max_workers=1))
+            models = await bench.scheduler.models()
+            assert [each.record.spec.autoscaling.min_replicas for each in models] == [2]
 
     asyncio.run(run())
 

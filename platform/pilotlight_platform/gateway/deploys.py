@@ -39,7 +39,8 @@ class Deploys:
     ) -> AsyncGenerator[DeployProgress | tuple[ModelRecord, bool, int]]:
         """Progress, then the live record, whether its checkpoint was reused, the table's version.
 
-        Raises DeployError, StoreError, OverloadedError; what was live before still is then.
+        Raises DeployError, FloorsTooHighError, StoreError, OverloadedError; what was live before
+        still is then.
         """
         if self._waiting >= _MAX_DEPLOYS:
             raise OverloadedError(f"{_MAX_DEPLOYS} deploys wait already.", retry_after_s=30.0)
@@ -94,6 +95,7 @@ class Deploys:
                 f"source {spec.source!r} must be an absolute path of the platform's machine, or an "
                 "address (s3://, https://, hf://)"
             )
+        await self._scheduler.check_floors(spec.name, spec.autoscaling)  # a bake may take hours
         async with aclosing(self._bake(spec)) as steps:
             async for step in steps:
                 if isinstance(step, DeployProgress):

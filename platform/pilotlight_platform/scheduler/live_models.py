@@ -10,6 +10,7 @@ from typing import Any
 from pilotlight_autoscaler import AutoscalingConfig
 from pilotlight_platform.errors import DeployError, StoreError
 from pilotlight_platform.scheduler.cluster import Cluster, now
+from pilotlight_platform.scheduler.floors import Floors
 from pilotlight_platform.scheduler.preparing import Preparing
 from pilotlight_platform.scheduler.tasks import Tasks
 from pilotlight_platform.schemas.model import ModelRecord
@@ -31,6 +32,7 @@ class LiveModels:
         cluster: Cluster,
         store: RedisStore,
         preparing: Preparing,
+        floors: Floors,
         tasks: Tasks,
         foretell: Callable[[ModelRecord], Awaitable[ModelRecord]],
         show: Callable[[], int],
@@ -38,6 +40,7 @@ class LiveModels:
         self._cluster = cluster
         self._store = store
         self._preparing = preparing
+        self._floors = floors
         self._tasks = tasks
         self._foretell = foretell
         self._show = show  # the table's version that shows it
@@ -53,6 +56,8 @@ class LiveModels:
         with self._cluster.arriving(record.revision.path):
             async with self._changing:
                 self._check_size(record)
+                spec = record.spec
+                await self._floors.check_model(spec.name, spec.autoscaling, record.revision.nbytes)
                 await self._preparing.everywhere(record.revision)
                 return await self._publish(record)
 
@@ -107,6 +112,7 @@ class LiveModels:
     async def _configure(self, name: str, config: AutoscalingConfig) -> int:
         async with self._changing:
             model = self._cluster.model(name)
+            await self._floors.check_model(name, config, model.record.revision.nbytes)
             spec = model.record.spec.model_copy(update={"autoscaling": config})
             changed = {"spec": spec, "updated_at_s": now()}
             record = model.record.model_copy(update=changed)
