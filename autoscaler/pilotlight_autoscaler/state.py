@@ -95,6 +95,7 @@ class PrewarmState(_State):
     hit_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
     until_s: _Amount | None = None
     retry_s: _Amount = 0.0
+    first_due: bool = False
 
 
 class GuardState(_State):
@@ -125,6 +126,7 @@ class ModelState(_State):
     step: StepState = StepState()
     service_s: _Amount = 0.0
     idle_since_s: _Amount | None = None
+    rising_since_s: _Amount | None = None
     rule: Annotated[str, Field(max_length=32)] = ""
 
 

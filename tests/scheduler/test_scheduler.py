@@ -259,6 +259,24 @@ def test_scheduler_refuses_floors_that_do_not_fit_the_pool_together(start: Start
     asyncio.run(run())
 
 
+def test_scheduler_starts_a_replica_of_a_new_revision_where_that_was_asked_for(
+    start: Start,
+) -> None:
+    async def run() -> None:
+        record = model_record("a", idle_timeout_s=0, prewarm={"on_deploy": True})
+        async with start(model_record("b")) as bench:
+            await bench.join("w0")
+            await bench.scheduler.put_model(record)
+            await bench.until(lambda: bench.workers.all["w0"].attached == ["a"])
+            await bench.until(lambda: bench.holders("a") == [])
+            await bench.scheduler.put_model(record)  # the same revision: it has been live before
+            newer = record.revision.model_copy(update={"id": "a-2"})
+            await bench.scheduler.put_model(record.model_copy(update={"revision": newer}))
+            await bench.until(lambda: bench.workers.all["w0"].attached == ["a", "a"])
+
+    asyncio.run(run())
+
+
 def test_scheduler_explains_an_eviction_to_the_model_that_had_to_go(start: Start) -> None:
     async def run() -> None:
         big = {"nbytes": 600_000_000}

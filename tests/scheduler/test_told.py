@@ -334,6 +334,20 @@ def test_told_gives_what_a_start_was_foretold_to_take_until_one_is_measured() ->
     assert (foretold_s, told.autoscaler.view("a").cold_start_s) == (7.5, 3.0)
 
 
+def test_told_of_a_deploy_once_and_not_of_what_was_live_before() -> None:
+    record = model_record("a", prewarm={"on_deploy": True})
+    cluster, told = Cluster({"a": record}), Told(Autoscaler(POOL))
+    told.tell(cluster, 1000.0)
+    cluster.deploy(record)
+    told.tell(cluster, 1000.0)
+    assert not told.autoscaler.view("a").learned.first_due
+
+    revision = record.revision.model_copy(update={"id": "a-2"})
+    cluster.deploy(record.model_copy(update={"revision": revision}))
+    told.tell(cluster, 1001.0)
+    assert told.autoscaler.view("a").learned.first_due
+
+
 def test_told_counts_nobody_twice_who_queued_and_then_waits_in_a_replica() -> None:
     world = World()
     world.deploy(0, 0)

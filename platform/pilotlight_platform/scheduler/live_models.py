@@ -87,7 +87,7 @@ class LiveModels:
             record = record.model_copy(update={"created_at_s": old.record.created_at_s})
         record = await self._foretell(record)
         await self._write(name, self._store.put_model(record), record.revision.path)
-        self._cluster.put(record)
+        self._cluster.deploy(record)
         if old is not None:
             self._preparing.retire(old.record.revision)
         self._preparing.late(record.revision)

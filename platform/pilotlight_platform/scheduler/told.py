@@ -80,6 +80,11 @@ class Told:
                 self._tell_model(name, None if known is None else known.snapshot())
             except InputError as error:
                 logger.error("untold model=%s reason=%s", name, error)
+        while changes.deployed:
+            name = changes.deployed.pop()
+            if name in self._models:
+                self.lessons += 1
+                self.autoscaler.deployed(name)
 
     def arrived(self, name: str, now_s: float, requests: int, *, warm: bool = False) -> None:
         """Requests have come. A *warm* one counts only as the end of a gap."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from pilotlight_autoscaler.config import ColdStartSlo
+from pilotlight_autoscaler.cold_start_slo import ColdStartSlo
 from pilotlight_autoscaler.first_tokens import Seen
 from pilotlight_autoscaler.quantiles import Quantiles
 from pilotlight_autoscaler.snapshot import Tier
