@@ -310,6 +310,25 @@ def test_scheduler_learns_from_reports_how_long_requests_take(start: Start) -> N
     assert asyncio.run(run()) == 1.0
 
 
+def test_scheduler_counts_a_request_that_no_report_has_shown_running(start: Start) -> None:
+    async def run() -> int:
+        async with start(model_record("a", idle_timeout_s=60)) as bench:
+            await bench.join("w0")
+            await bench.place("a")
+            await bench.scheduler.place("g", "a", 0, 0)
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            learned = bench.scheduler._told.autoscaler.view("a").learned
+            await bench.until(lambda: learned.idle_since_s is not None)
+            for n in range(3):
+                rests_s = learned.idle_since_s
+                bench.workers.all["w0"].serve("a-1", 0, 0.001)
+                await bench.until(lambda seen=n: learned.gaps.observed == seen + 1)
+                await bench.until(lambda since_s=rests_s: (learned.idle_since_s or 0.0) > since_s)
+            return learned.gaps.observed
+
+    assert asyncio.run(run()) == 3
+
+
 def test_scheduler_foretells_the_first_cold_start_of_what_goes_live(start: Start) -> None:
     async def run() -> float:
         async with start(model_record("a", nbytes=8 * 10**9)) as bench:
