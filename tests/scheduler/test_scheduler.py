@@ -13,6 +13,7 @@ from support.records import model_record
 
 from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
 from pilotlight_platform.errors import AttachError, DeployError, FloorsTooHighError
+from pilotlight_platform.machine import machine_name
 from pilotlight_platform.running import running_workers
 from pilotlight_platform.scheduler import orders
 from pilotlight_platform.scheduler import scheduler as module
@@ -335,6 +336,19 @@ def test_scheduler_foretells_the_first_cold_start_of_what_goes_live(start: Start
             return (await bench.scheduler.scaling("a")).cold_start_s
 
     assert 1.5 < asyncio.run(run()) < 60.0  # 8 GB from a disk, not the second of an unknown model
+
+
+def test_scheduler_foretells_again_when_it_starts_on_another_machine(
+    start: Start, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> list[str]:
+        async with start(model_record("a")) as bench:
+            monkeypatch.setattr(module, "machine_name", lambda: "another, 2 cores")
+            again = Scheduler(Settings(home=tmp_path, pool=POOL), redis_url, "another life")
+            both = (bench.scheduler, again)
+            return [each._cluster.model("a").record.foretold_on.machine for each in both]
+
+    assert asyncio.run(run()) == [machine_name(), "another, 2 cores"]
 
 
 def test_scheduler_decides_again_with_the_report_that_shows_why_an_order_was_refused(

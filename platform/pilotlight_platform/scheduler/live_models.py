@@ -117,7 +117,8 @@ class LiveModels:
             changed = {"spec": spec, "updated_at_s": now()}
             record = model.record.model_copy(update=changed)
             await self._write(name, self._store.put_model(record), record.revision.path)
-            model.configure(record)
+            # Anew: meanwhile its cold starts may have been foretold again.
+            model.configure(model.record.model_copy(update=changed))
             return self._show()
 
     async def _write(self, name: str, write: Coroutine[Any, Any, None], path: str = "") -> None:

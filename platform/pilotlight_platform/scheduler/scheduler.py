@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
-from pathlib import Path
 
 import ray
 from ray import serve
@@ -16,9 +14,10 @@ from pilotlight_platform.machine import machine_name
 from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.attendance import Attendance
 from pilotlight_platform.scheduler.cluster import Cluster, now
-from pilotlight_platform.scheduler.cold_starts import ColdStartBook, read_start_facts
+from pilotlight_platform.scheduler.cold_starts import ColdStartBook
 from pilotlight_platform.scheduler.decision_log import DecisionLog, hold_record
 from pilotlight_platform.scheduler.floors import Floors
+from pilotlight_platform.scheduler.foretelling import Foretelling
 from pilotlight_platform.scheduler.live_models import LiveModels
 from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.orders import Orders
@@ -63,6 +62,9 @@ class Scheduler:
         self._log = DecisionLog(store.append_decisions, store.decisions)
         self._table = Table(cluster)
         tasks = Tasks()
+        self._cold_starts = ColdStartBook(told.autoscaler, machine)
+        foretelling = Foretelling(settings.home, cluster, self._cold_starts, tasks, self._step)
+        foretelling.renew()
         pool_keeping = PoolKeeping(keeper, cluster, store.publish_pool, self._step)
         preparing = Preparing(cluster, _workers, tasks)
         orders = Orders(cluster, told, _workers, tasks, self._step)
@@ -70,16 +72,14 @@ class Scheduler:
             cluster, told, pool_keeping, orders, self._table, self._log, self._memory
         )
         self._attendance = Attendance(
-            cluster, told, _workers, preparing, orders, pool_keeping, self._step
+            cluster, told, _workers, preparing, foretelling, orders, pool_keeping, self._step
         )
         self._requests = Requests(cluster, told, self._table, self._step)
-        self._cold_starts = ColdStartBook(told.autoscaler)
-        self._home = settings.home
         self._pool = PoolSettings(settings, pool, life, store.put_pool, tasks, self._pool_changed)
         self._floors = Floors(cluster, settings, lambda: self._pool.config)
         self._floors.warn()
         self._models = LiveModels(
-            cluster, store, preparing, self._floors, tasks, self._foretell, self._show
+            cluster, store, preparing, self._floors, tasks, foretelling.of, self._show
         )
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
@@ -201,11 +201,6 @@ class Scheduler:
 
     def _step(self) -> None:
         self._steps.take()
-
-    async def _foretell(self, record: ModelRecord) -> ModelRecord:
-        facts = await asyncio.to_thread(read_start_facts, self._home, Path(record.revision.path))
-        records = [model.record for model in self._cluster.models.values()]
-        return self._cold_starts.foretell(record, facts, records)
 
     def _pool_changed(self, config: PoolConfig) -> None:
         self._told.autoscaler.update_pool(config)
