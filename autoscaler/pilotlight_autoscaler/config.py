@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pilotlight_autoscaler.cold_start_slo import ColdStartSlo
 from pilotlight_autoscaler.duration import MAX_DURATION_S, AutoSeconds, Seconds
-from pilotlight_autoscaler.quantiles import Quantiles
 from pilotlight_autoscaler.schedule import Floor
 
 # Far above what anybody needs; arithmetic on what is stored must never overflow.
@@ -49,6 +48,9 @@ class PrewarmConfig(BaseModel):
     min_hit_rate: float = Field(
         0.3, ge=0, le=1, description="Share of the past forecasts that came true, at least."
     )
+    on_deploy: bool = Field(
+        False, description="Start one replica when a revision goes live, which measures its start."
+    )
 
 
 class PanicConfig(BaseModel):
@@ -75,39 +77,17 @@ class PanicConfig(BaseModel):
         return self
 
 
-class ColdStartSlo(BaseModel):
-    """What a cold start may take; `pilotlight plan` looks for settings that keep it."""
+class PlacementConfig(BaseModel):
+    """Which worker a replica goes to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    p50: Seconds | None = Field(
-        None, gt=0, le=MAX_DURATION_S, description="Of 100 cold starts, 50 are faster."
+    prefer: Literal["startup_time"] = Field(
+        "startup_time", description="The worker on which it is ready soonest; there is no other."
     )
-    p95: Seconds | None = Field(
-        None, gt=0, le=MAX_DURATION_S, description="Of 100 cold starts, 95 are faster."
+    spread: bool = Field(
+        False, description="Before that, a node that has the fewest replicas of the model."
     )
-    p99: Seconds | None = Field(
-        None, gt=0, le=MAX_DURATION_S, description="Of 100 cold starts, 99 are faster."
-    )
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        bounds = self.bounds()
-        if not bounds:
-            raise ValueError("name a bound, as in {p95: 300ms}: p50, p95 or p99")
-        for (low, low_s), (high, high_s) in pairwise(bounds.items()):
-            if low_s > high_s:
-                raise ValueError(f"{low} ({low_s:g} s) is above {high} ({high_s:g} s)")
-        return self
-
-    def bounds(self) -> dict[str, float]:
-        """Seconds by name, of those that are set, the lowest share first."""
-        bounds = {"p50": self.p50, "p95": self.p95, "p99": self.p99}
-        return {name: seconds for name, seconds in bounds.items() if seconds is not None}
-
-    def met_by(self, seconds: Quantiles) -> bool:
-        """Whether cold starts like these keep every bound."""
-        return all(getattr(seconds, name) <= bound for name, bound in self.bounds().items())
 
 
 class AutoscalingConfig(BaseModel):
@@ -147,6 +127,21 @@ class AutoscalingConfig(BaseModel):
         le=MAX_DURATION_S,
         description="How long a request waits for a replica before it gets a 503.",
     )
+    upscale_delay_s: Seconds = Field(
+        0.0,
+        ge=0,
+        le=MAX_DURATION_S,
+        description="How long the load must have asked for more replicas than there are before "
+        "another one starts; while none is ready there is no delay.",
+    )
+    upscaling_factor: float = Field(
+        1.0,
+        gt=0,
+        le=MAX_REPLICAS,
+        allow_inf_nan=False,
+        description="Of the replicas that the load asks for beyond the ready ones, the multiple "
+        "that starts at once; while none is ready all of them do.",
+    )
     downscale_delay_s: AutoSeconds = Field(
         None,
         validate_default=False,
@@ -165,6 +160,9 @@ class AutoscalingConfig(BaseModel):
     panic: PanicConfig = Field(default_factory=PanicConfig, description="Averages of the load.")
     schedule: tuple[Floor, ...] = Field(
         (), max_length=MAX_FLOORS, description="Times at which min_replicas is higher."
+    )
+    placement: PlacementConfig = Field(
+        default_factory=PlacementConfig, description="Which worker a replica goes to."
     )
     priority: int = Field(
         0, ge=-10, le=10, description="Under scarcity, each step doubles what waiting costs."

@@ -15,6 +15,7 @@ class Rule(StrEnum):
     QUEUE = "queue"  # requests would still wait when another replica is ready
     FLOOR = "floor"  # min_replicas, or a schedule
     PREWARM = "prewarm"  # the gaps say that a request is due
+    DEPLOY = "deploy"  # a revision has gone live, and its first replica is asked for
     IDLE = "idle"  # idle for as long as it pays
     OBSOLETE = "obsolete"  # no model lists its revision
     SURPLUS = "surplus"  # more replicas than the load has needed for long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 
 from pilotlight_autoscaler.gaps import BINS, EDGES_S, bin_of
@@ -87,6 +88,13 @@ class Draft:
 
     def ready(self, model: ModelView) -> int:
         return model.ready - self.removed.get(model.name, 0)
+
+    def siblings(self, model: ModelView) -> Counter[str]:
+        """Replicas of the model by node, those that are about to come too."""
+        revision_id, workers = model.snapshot.revision_id, self.mirror.workers
+        here = [workers[each] for each in model.live if not self.gone(each, revision_id)]
+        here += [seat.view for seat in self._seats.values() if revision_id in seat.taken]
+        return Counter(each.snapshot.node_id for each in here)
 
     def idle(self, seat: Seat) -> list[IdleReplica]:
         """Replicas that could be evicted there, the least valuable first."""

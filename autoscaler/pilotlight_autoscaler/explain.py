@@ -15,6 +15,8 @@ def attach_reason(model: ModelView, has: int, victims: list[IdleReplica], now_s:
     """Why one more replica starts; *has*: replicas there or ordered before it."""
     if model.rule is Rule.PREWARM:
         text = _prewarm_text(model, now_s)
+    elif model.rule is Rule.DEPLOY:
+        text = "its revision has gone live: wants 1, has 0"
     else:
         text = f"{_load_text(model)}: wants {model.want}, has {has}{_bound_text(model, now_s)}"
     text += _else_text(model, has)
@@ -69,7 +71,7 @@ def hold_reason(model: ModelView, look: Look, now_s: float) -> Reason:
     elif live == 0:
         rule, text = Rule.REST, f"at zero; would start at the first request{_gate_text(model)}"
     elif model.demand > target * live:
-        rule, text = _short_of(model, live)
+        rule, text = _short_of(model, live, now_s)
     elif model.demand == 0:
         rule, text = Rule.HOLDS, _idle_text(model, look, now_s)
     else:
@@ -147,6 +149,8 @@ def _else_text(model: ModelView, has: int) -> str:
         return f"; would not below {model.snapshot.config.prewarm.min_hit_rate:.0%}"
     if model.rule is Rule.FROM_ZERO and not has:
         return "; would stay at zero with none queued"
+    if model.rule is Rule.DEPLOY:
+        return "; would not without prewarm.on_deploy"
     if model.rule is Rule.FLOOR or not has:
         return ""
     return f"; would start none at {model.target * has:g} or fewer"
@@ -173,10 +177,20 @@ def _gate_text(model: ModelView) -> str:
     return ""
 
 
-def _short_of(model: ModelView, live: int) -> tuple[Rule, str]:
+def _short_of(model: ModelView, live: int, now_s: float) -> tuple[Rule, str]:
     config = model.snapshot.config
     if live >= config.max_replicas:
         return Rule.HOLDS, f"{_load_text(model)}: has {live}, max_replicas is {live}"
+    since_s = model.learned.rising_since_s
+    if since_s is not None:
+        left_s = since_s + config.upscale_delay_s - now_s
+        when = f"in {left_s:.1f} s, upscale_delay_s is {config.upscale_delay_s:g}"
+        if left_s <= 0:
+            when = (
+                f"when those {model.attaching} on their way are ready, "
+                f"upscaling_factor is {config.upscaling_factor:g}"
+            )
+        return Rule.HOLDS, f"{_load_text(model)}: has {live}; would start more {when}"
     left = model.queued - ended_meanwhile(model, live)
     if model.queued and left <= 0:
         return Rule.GUARD, (

@@ -33,6 +33,7 @@ class Learned:
     __slots__ = (
         "burst",
         "cold_starts",
+        "first_due",
         "first_tokens",
         "gaps",
         "guard",
@@ -44,6 +45,7 @@ class Learned:
         "peak",
         "prewarm_retry_s",
         "prewarm_until_s",
+        "rising_since_s",
         "rule",
         "service_s",
         "step_floor",
@@ -66,6 +68,8 @@ class Learned:
         self.panic_replicas = 0
         self.prewarm_until_s: float | None = None  # a replica that nobody asked for stays so long
         self.prewarm_retry_s = 0.0
+        self.first_due = False  # a replica that was asked for at the deploy has not been there yet
+        self.rising_since_s: float | None = None  # the load has asked for more; None: it does not
         self.stepped_at_s = 0.0  # of the last step down, and how far it may go
         self.step_floor = 0
         self.rule = ""  # of the last reason that was given
@@ -118,11 +122,13 @@ class Learned:
                 hit_rate=self.hit_rate,
                 until_s=self.prewarm_until_s,
                 retry_s=self.prewarm_retry_s,
+                first_due=self.first_due,
             ),
             guard=GuardState(lost=self.guard.lost, active=self.guard.active),
             step=StepState(at_s=self.stepped_at_s, floor=self.step_floor),
             service_s=self.service_s,
             idle_since_s=self.idle_since_s,
+            rising_since_s=self.rising_since_s,
             rule=self.rule,
         )
 
@@ -151,6 +157,8 @@ class Learned:
         learned.hit_rate = state.prewarm.hit_rate
         learned.prewarm_until_s = state.prewarm.until_s
         learned.prewarm_retry_s = state.prewarm.retry_s
+        learned.first_due = state.prewarm.first_due
+        learned.rising_since_s = state.rising_since_s
         learned.stepped_at_s, learned.step_floor = state.step.at_s, state.step.floor
         learned.service_s, learned.idle_since_s = state.service_s, state.idle_since_s
         learned.rule = state.rule

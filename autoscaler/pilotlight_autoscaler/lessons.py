@@ -52,6 +52,11 @@ class Lessons:
             view.learned.idle_since_s = at_s
             self._mirror.changed.add(model)
 
+    def deployed(self, model: str) -> None:
+        view = self._mirror.model(model)
+        view.learned.first_due = view.snapshot.config.prewarm.on_deploy
+        self._mirror.changed.add(model)
+
     def cold_started(self, model: str, tier: Tier, seconds: float) -> None:
         view = self._mirror.model(model)
         require(seconds, f"seconds of a cold start of model {model!r}")

@@ -24,6 +24,7 @@ from pilotlight_autoscaler.surplus import (
     steps_until_s,
     surplus_timeout_s,
 )
+from pilotlight_autoscaler.upscaling import granted
 
 PREWARM_RETRY_S = 10.0
 
@@ -37,6 +38,8 @@ class Look:
 
     def at(self, model: ModelView, now_s: float) -> None:
         due_s = inf
+        if model.ready and model.learned.first_due:
+            model.learned.first_due = False
         if model.only and not model.queued and model.ready + model.attaching <= 1:
             if model.ready:
                 due_s = steps_until_s(model)
@@ -53,6 +56,8 @@ class Look:
         config, learned = model.snapshot.config, model.learned
         floor = floor_replicas(config, now_s)
         want, rule = wanted_replicas(model, floor, now_s)
+        want, rule, more_s = granted(model, want, rule, floor, now_s)
+        due_s = min(due_s, more_s)
         if config.schedule:
             due_s = min(due_s, _schedule_due_s(model, now_s))
         load = model.demand
@@ -109,6 +114,9 @@ class Look:
             learned.prewarm_until_s = None
         if want:
             return want, rule, inf
+        if learned.first_due:
+            model.forecast = None
+            return 1, Rule.DEPLOY, inf
         model.forecast, at_s = self._forecast(model, now_s)
         if model.forecast is None:
             return 0, Rule.REST, at_s

@@ -82,6 +82,9 @@ class Notified:
     def finished(self, model: str, at_s: float, left: int, service_s: float | None = None) -> None:
         self._lessons.finished(model, at_s, left, service_s)
 
+    def deployed(self, model: str) -> None:
+        self._lessons.deployed(model)
+
     def cold_started(self, model: str, tier: Tier, seconds: float) -> None:
         self._lessons.cold_started(model, tier, seconds)
 

@@ -11,7 +11,7 @@ from pilotlight_autoscaler.worker_view import IdleReplica
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
-_Cost = tuple[float, int, float, float, int, int, int, str]
+_Cost = tuple[int, float, int, float, float, int, int, int, str]
 
 
 def choose_seat(
@@ -19,20 +19,23 @@ def choose_seat(
 ) -> tuple[Seat, list[IdleReplica]] | None:
     """The worker for one more replica of *model*, and what it evicts for it.
 
-    The one with the least seconds in all: its loads under way, the bytes at its node's speed, and
+    With ``placement.spread``, one of a node that has the fewest replicas of it, in any case the one
+    with the least seconds in all: its loads under way, the bytes at its node's speed, and
     the waiting that its victims will cost. Then one that evicts nothing, then the least loss, the
     least busy, the emptiest.
     """
-    vacant = _vacant_seat(draft, model)
+    snapshot = model.snapshot
+    siblings = draft.siblings(model) if snapshot.config.placement.spread else None
+    vacant = None if siblings else _vacant_seat(draft, model)
     if vacant is not None:
         return vacant, []
-    snapshot = model.snapshot
     best: tuple[_Cost, Seat, list[IdleReplica]] | None = None
     for seat in draft.seats():
         if seat.holds(snapshot.revision_id):
             continue
+        near = siblings[seat.view.snapshot.node_id] if siblings else 0
         load_s = draft.load_s(seat, model)
-        if best is not None and load_s > best[0][0]:
+        if best is not None and (near, load_s) > best[0][:2]:
             continue  # its victims would only add to that
         victims: list[IdleReplica] = []
         if not seat.fits(snapshot.nbytes):
@@ -41,7 +44,7 @@ def choose_seat(
             victims = choose_victims(draft, seat, snapshot.nbytes, may_go)
             if not victims:
                 continue
-        cost = _cost(seat, load_s, victims, model.cold_start_s)
+        cost = _cost(seat, near, load_s, victims, model.cold_start_s)
         if best is None or cost < best[0]:
             best = (cost, seat, victims)
     return None if best is None else (best[1], best[2])
@@ -61,14 +64,17 @@ def _vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
     return None
 
 
-def _cost(seat: Seat, load_s: float, victims: list[IdleReplica], cold_start_s: float) -> _Cost:
+def _cost(
+    seat: Seat, near: int, load_s: float, victims: list[IdleReplica], cold_start_s: float
+) -> _Cost:
     order = (seat.view.ongoing, -seat.free_bytes, seat.view.worker_id)
     if not victims:
-        return (load_s, 0, 0.0, 0.0, 0, *order)
+        return (near, load_s, 0, 0.0, 0.0, 0, *order)
     # A newcomer stays about its break-even, L (1 + w k): what it displaces would have saved worth
     # times that, in worker-seconds; w k of those are one second of the newcomer's queue.
     worth = sum(idle.worth for idle in victims)
     return (
+        near,
         load_s + worth * cold_start_s,
         1,
         worth,

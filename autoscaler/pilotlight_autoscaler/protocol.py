@@ -65,6 +65,9 @@ class Policy(Protocol):
         With none left, an idle gap begins.
         """
 
+    def deployed(self, model: str) -> None:
+        """The revision that it was last told of has just gone live, not only become known here."""
+
     def cold_started(self, model: str, tier: Tier, seconds: float) -> None:
         """An attach took so long from its order to a ready replica."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from pilotlight_autoscaler.cold_starts import SAMPLES
 from pilotlight_autoscaler.errors import StateError
@@ -95,6 +97,7 @@ class PrewarmState(_State):
     hit_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
     until_s: _Amount | None = None
     retry_s: _Amount = 0.0
+    first_due: bool = False
 
 
 class GuardState(_State):
@@ -125,6 +128,7 @@ class ModelState(_State):
     step: StepState = StepState()
     service_s: _Amount = 0.0
     idle_since_s: _Amount | None = None
+    rising_since_s: _Amount | None = None
     rule: Annotated[str, Field(max_length=32)] = ""
 
 
@@ -167,9 +171,52 @@ class PolicyState(_State):
         try:
             return cls.model_validate(upgraded(values))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise StateError(
-                f"saved autoscaler state: {place or 'all of it'}: {first['msg']}; "
-                "without it everything is learned again"
-            ) from error
+            raise _refusal(error) from error
+
+    @classmethod
+    def salvaged(cls, values: object) -> tuple[PolicyState, list[str]]:
+        """As ``from_json``, without the fields of models, or of the pool, that are wrong.
+
+        Also returns where they are wrong. Raises StateError where nothing can be told apart.
+        """
+        values = upgraded(values)
+        try:
+            return cls.model_validate(values), []
+        except ValidationError as error:
+            kept, wrong = deepcopy(values), error.errors(include_url=False)
+            if not all(_drop(kept, each["loc"]) for each in wrong):
+                raise _refusal(error) from error
+        return cls.from_json(kept), [_place(each) for each in wrong]
+
+
+def _drop(values: object, place: tuple[str | int, ...]) -> bool:
+    """Take out a model's field, a model that is none, or what belongs to none; whether that went.
+
+    Not the version, the time, or all models at once: without them the rest means nothing.
+    """
+    if not isinstance(values, dict) or not place or place[0] in ("version", "decided_s"):
+        return False
+    if place[0] != "models":
+        values.pop(place[0], None)
+        return True
+    models = values.get("models")
+    if len(place) < 2 or not isinstance(models, dict):
+        return False
+    model = models.get(place[1])
+    if isinstance(model, dict) and len(place) > 2:
+        model.pop(place[2], None)
+    else:
+        models.pop(place[1], None)
+    return True
+
+
+def _refusal(error: ValidationError) -> StateError:
+    first = error.errors(include_url=False)[0]
+    return StateError(
+        f"saved autoscaler state: {_place(first)}; without it everything is learned again"
+    )
+
+
+def _place(wrong: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in wrong["loc"])
+    return f"{where or 'all of it'}: {wrong['msg']}"

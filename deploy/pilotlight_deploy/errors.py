@@ -9,6 +9,7 @@ _BY_CODE = {
     "invalid_api_key": ExitCode.REFUSED,
     "invalid_source": ExitCode.BAD_INPUT,
     "machine_unfit": ExitCode.MACHINE_UNFIT,
+    "min_replicas_too_high": ExitCode.BAD_INPUT,
 }
 _BY_STATUS = {
     400: ExitCode.BAD_INPUT,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from pilotlight_deploy.errors import CliError
 from pilotlight_deploy.exit_codes import ExitCode
+from pilotlight_deploy.unknown_keys import unknown_key
 from pilotlight_platform.schemas.model import ModelSpec
 
 MAX_FILE_BYTES = 64 << 10
@@ -187,7 +187,7 @@ def _problem(
 def _what(model: type[BaseModel], path: _Path, details: ErrorDetails) -> str:
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(model, path)
+        return unknown_key(model, path)
     if kind == "missing":
         return "is missing"
     if kind == "string_type":
@@ -212,45 +212,3 @@ def _shown(value: Any) -> str:
         return "a list"
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
-
-
-def _unknown_key(root: type[BaseModel], path: _Path) -> str:
-    allowed = _allowed(root, path[:-1])
-    wrong = str(path[-1])
-    normal = re.sub(r"[^a-z0-9]+", "_", wrong.lower())
-    near = difflib.get_close_matches(normal, allowed, n=1)
-    if near:
-        return f"unknown key; did you mean {near[0]}?"
-    elsewhere = [key for key in _everywhere(root) if key.rpartition(".")[2] == normal]
-    if elsewhere:
-        return f"unknown key here; {elsewhere[0]} is the one"
-    return f"unknown key; there are {', '.join(allowed)}"
-
-
-def _allowed(root: type[BaseModel], path: _Path) -> list[str]:
-    model = root
-    for part in path:
-        if isinstance(part, int):
-            continue  # an item of a list, whose model was taken at the list
-        field = model.model_fields.get(part)
-        inner = None if field is None else _model_in(field.annotation)
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _everywhere(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        inner = _model_in(field.annotation)
-        if inner is not None:
-            yield from _everywhere(inner, f"{prefix}{name}.")
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds: itself, one or nothing, or a list of them."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(each) for each in get_args(annotation))
-    return next((each for each in found if each is not None), None)

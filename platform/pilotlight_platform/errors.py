@@ -5,6 +5,8 @@ PlatformError
 │   ├── InvalidRequestError
 │   │   └── ContextLengthError
 │   ├── ModelNotFoundError
+│   ├── PoolUnchangeableError
+│   ├── FloorsTooHighError
 │   ├── AuthenticationError
 │   └── BodyTooLargeError
 ├── OverloadedError             refused now, try later
@@ -71,6 +73,13 @@ class PoolUnchangeableError(RequestError):
     """The running platform cannot have such a pool; one that is started anew can."""
 
     code = "pool_unchangeable"
+    status = 409
+
+
+class FloorsTooHighError(RequestError):
+    """The replicas that models keep although idle do not fit the pool together."""
+
+    code = "min_replicas_too_high"
     status = 409
 
 

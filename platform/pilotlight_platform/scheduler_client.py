@@ -50,6 +50,9 @@ class SchedulerClient:
         version: int = await self._call("delete_model", name)
         return version
 
+    async def check_floors(self, name: str, config: AutoscalingConfig) -> None:
+        await self._call("check_floors", name, config)
+
     async def configure(self, name: str, config: AutoscalingConfig) -> int:
         version: int = await self._call("configure", name, config)
         return version

@@ -141,12 +141,18 @@ steps = st.tuples(
 def test_autoscaler_incremental_equals_full(history: list[tuple[str, int, float, bool]]) -> None:
     """Whatever happens, and also at each of its own wake-ups."""
     cluster = Cluster(
-        [a_model("a"), a_model("b", idle_timeout_s=5), a_model("c", min_replicas=1)], workers=2
+        [
+            a_model("a", upscale_delay_s=3, upscaling_factor=0.5),
+            a_model("b", idle_timeout_s=5, upscaling_factor=3, prewarm={"on_deploy": True}),
+            a_model("c", min_replicas=1),
+        ],
+        workers=2,
     )
     for name, load, wait_s, measured in history:
         until_s = cluster.now_s + wait_s
         cluster.load(name, load)
         if measured:
+            cluster.autoscaler.deployed(name)
             cluster.autoscaler.cold_started(name, Tier.DISK, 1 + load)
         for _ in range(200):
             decision = cluster.decide()

@@ -61,6 +61,9 @@ def configs(draw: st.DrawFn) -> AutoscalingConfig:
         max_ongoing_requests=draw(st.sampled_from([1, 2, 8])),
         target_ongoing_requests=draw(st.sampled_from([None, 0.5, 1.0])),
         idle_timeout_s=draw(durations_s),
+        upscale_delay_s=draw(st.sampled_from([0.0, 0.0, 2.0, 60.0])),
+        upscaling_factor=draw(st.sampled_from([1.0, 1.0, 0.3, 4.0])),
+        placement={"spread": draw(st.booleans())},
     )
 
 

@@ -86,6 +86,22 @@ def test_nothing_to_deploy_is_told():
             "dtype, quantization, quantization_rounding, quantization_text, quantization_skip, "
             "sparsity, max_context_tokens, autoscaling",
         ),
+        (
+            "name: a\nsource: b\nautoscaling: {initial_replicas: 1}\n",
+            "model.yaml:3: autoscaling.initial_replicas: unknown key; with Ray it becomes a floor "
+            "that keeps a model from zero (#62682); min_replicas is the floor, and "
+            "prewarm.on_deploy starts one replica at a deploy",
+        ),
+        (
+            "name: a\nsource: b\nautoscaling:\n  placement: {weight_cache: [nvme]}\n",
+            "model.yaml:4: autoscaling.placement.weight_cache: unknown key; PILOTLIGHT_ARENA_BYTES "
+            "is memory that keeps the weights of all models; the disk has them anyway",
+        ),
+        (
+            "name: a\nsource: b\nautoscaling: {target_num_ongoing_requests_per_replica: 2}\n",
+            "model.yaml:3: autoscaling.target_num_ongoing_requests_per_replica: unknown key; "
+            "target_ongoing_requests is the name here",
+        ),
         ("source: b\n", "model.yaml: name: is missing"),
         (
             "name: 1.5\nsource: b\n",

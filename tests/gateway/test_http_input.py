@@ -61,6 +61,15 @@ def test_body_that_is_no_json_object_is_400(gateway: ScriptedGateway, content: b
     assert (error["code"], error["param"]) == ("invalid_request", None)
 
 
+def test_setting_that_only_others_have_is_400_with_the_reason(gateway: ScriptedGateway) -> None:
+    scaling = {"target_num_ongoing_requests_per_replica": 2}
+    spec = {"name": "m", "source": "/s", "autoscaling": scaling}
+    error = error_of(gateway.http.put("/api/models/m", json=spec), 400)
+
+    assert error["param"] == "autoscaling.target_num_ongoing_requests_per_replica"
+    assert error["message"].endswith("unknown key; target_ongoing_requests is the name here")
+
+
 def test_wrong_path_and_method_have_codes(gateway: ScriptedGateway) -> None:
     assert error_of(gateway.http.get("/v2/nothing"), 404)["code"] == "not_found"
     wrong = gateway.http.get("/v1/completions")

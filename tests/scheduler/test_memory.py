@@ -9,6 +9,7 @@ import pytest
 from support.records import model_record
 
 from pilotlight_autoscaler import Autoscaler, PolicyState, Tier
+from pilotlight_autoscaler.learned import Learned
 from pilotlight_platform.errors import StoreError
 from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.memory import Memory, read_state
@@ -69,7 +70,8 @@ def test_memory_that_was_restored_goes_on_counting_the_gap() -> None:
         (b"\x80abc", "codec"),
         (b"{", "Expecting"),
         (b'{"version": 3}', "version"),
-        (b'{"version": 2, "models": {"a": {"burst": {"k": -1}}}}', "models.a.burst.k"),
+        (b'{"version": 2, "models": []}', "models: Input should be"),
+        (b'{"version": 2, "decided_s": -1}', "decided_s: Input should be"),
         (b'{"version": 2, "decided_s": 5000.0}', "ahead of this machine's clock"),
     ],
 )
@@ -81,6 +83,44 @@ def test_memory_that_cannot_be_used_is_refused_by_name(
 
     assert "learned_refused" in caplog.text
     assert why in caplog.text
+
+
+def test_memory_that_is_damaged_in_places_is_kept_without_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    saved = {
+        "version": 2,
+        "models": {
+            "a": {"burst": {"k": -1}, "service_s": 3.0, "future": 1, "gaps": {"counts": {"x": 1}}},
+            "b": [],
+            "c": {"service_s": 4.0},
+        },
+        "pool": {"target": -1},
+    }
+    with caplog.at_level(logging.ERROR, "pilotlight.scheduler"):
+        state = read_state(json.dumps(saved).encode(), 1000.0)
+
+    assert state is not None
+    assert {name: each.service_s for name, each in state.models.items()} == {"a": 3.0, "c": 4.0}
+    assert (state.models["a"].burst.k, state.pool.target) == (1.0, None)
+    (line,) = caplog.messages
+    assert line.startswith("learned_partly lost=5 first=models.a.gaps.counts.x")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_with_means_of_spans_is_read_as_it_was_meant(
+    version: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = {"revision_id": "a-1", "tiers": {"disk": [3, [0.5, 0.7], {"prefill": 0.25}]}}
+    saved = {"version": version, "models": {"a": {"first_tokens": tokens, "service_s": 3.0}}}
+    with caplog.at_level(logging.ERROR, "pilotlight.scheduler"):
+        state = read_state(json.dumps(saved).encode(), 1000.0)
+
+    assert state is not None
+    assert not caplog.messages
+    seen = Learned.load_from(state.models["a"]).first_tokens.by_tier()[Tier.DISK]
+    assert (seen.count, dict(seen.spans)) == (3, {"prefill": 0.25})
+    assert state.models["a"].service_s == 3.0
 
 
 def test_memory_without_a_saved_state_begins_anew() -> None:

@@ -12,8 +12,9 @@ from support.own_workers import OwnWorkers
 from support.records import model_record
 from support.waiting import until_true
 
-from pilotlight_autoscaler import PoolConfig
-from pilotlight_platform.errors import AttachError, DeployError
+from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
+from pilotlight_platform.errors import AttachError, DeployError, FloorsTooHighError
+from pilotlight_platform.machine import machine_name
 from pilotlight_platform.running import running_workers
 from pilotlight_platform.scheduler import orders
 from pilotlight_platform.scheduler import scheduler as module
@@ -236,6 +237,46 @@ def test_scheduler_refuses_a_model_that_one_long_request_would_burst(start: Star
     asyncio.run(run())
 
 
+def test_scheduler_refuses_floors_that_do_not_fit_the_pool_together(start: Start) -> None:
+    """Three workers at most, 1 GB each."""
+
+    async def run() -> None:
+        big = {"nbytes": 600_000_000, "max_replicas": 4}
+        async with start(model_record("a", min_replicas=2, **big)) as bench:
+            await bench.join("w0")
+            with pytest.raises(FloorsTooHighError, match="together need 4 workers"):
+                await bench.scheduler.put_model(model_record("b", min_replicas=2, **big))
+            more = AutoscalingConfig(min_replicas=4, max_replicas=4)
+            with pytest.raises(FloorsTooHighError, match="a: min_replicas keeps 4 replicas"):
+                await bench.scheduler.configure("a", more)
+            with pytest.raises(FloorsTooHighError, match="b: min_replicas keeps 4 replicas"):
+                await bench.scheduler.check_floors("b", more)
+            with pytest.raises(FloorsTooHighError, match="the pool has 1 worker at most"):
+                await bench.scheduler.configure_pool(PoolConfig(min_workers=0, max_workers=1))
+            models = await bench.scheduler.models()
+            assert [each.record.spec.autoscaling.min_replicas for each in models] == [2]
+
+    asyncio.run(run())
+
+
+def test_scheduler_starts_a_replica_of_a_new_revision_where_that_was_asked_for(
+    start: Start,
+) -> None:
+    async def run() -> None:
+        record = model_record("a", idle_timeout_s=0, prewarm={"on_deploy": True})
+        async with start(model_record("b")) as bench:
+            await bench.join("w0")
+            await bench.scheduler.put_model(record)
+            await bench.until(lambda: bench.workers.all["w0"].attached == ["a"])
+            await bench.until(lambda: bench.holders("a") == [])
+            await bench.scheduler.put_model(record)  # the same revision: it has been live before
+            newer = record.revision.model_copy(update={"id": "a-2"})
+            await bench.scheduler.put_model(record.model_copy(update={"revision": newer}))
+            await bench.until(lambda: bench.workers.all["w0"].attached == ["a", "a"])
+
+    asyncio.run(run())
+
+
 def test_scheduler_explains_an_eviction_to_the_model_that_had_to_go(start: Start) -> None:
     async def run() -> None:
         big = {"nbytes": 600_000_000}
@@ -269,12 +310,44 @@ def test_scheduler_learns_from_reports_how_long_requests_take(start: Start) -> N
     assert asyncio.run(run()) == 1.0
 
 
+def test_scheduler_counts_a_request_that_no_report_has_shown_running(start: Start) -> None:
+    async def run() -> int:
+        async with start(model_record("a", idle_timeout_s=60)) as bench:
+            await bench.join("w0")
+            await bench.place("a")
+            await bench.scheduler.place("g", "a", 0, 0)
+            await bench.until(lambda: bench.holders("a") == ["w0"])
+            learned = bench.scheduler._told.autoscaler.view("a").learned
+            await bench.until(lambda: learned.idle_since_s is not None)
+            for n in range(3):
+                rests_s = learned.idle_since_s
+                bench.workers.all["w0"].serve("a-1", 0, 0.001)
+                await bench.until(lambda seen=n: learned.gaps.observed == seen + 1)
+                await bench.until(lambda since_s=rests_s: (learned.idle_since_s or 0.0) > since_s)
+            return learned.gaps.observed
+
+    assert asyncio.run(run()) == 3
+
+
 def test_scheduler_foretells_the_first_cold_start_of_what_goes_live(start: Start) -> None:
     async def run() -> float:
         async with start(model_record("a", nbytes=8 * 10**9)) as bench:
             return (await bench.scheduler.scaling("a")).cold_start_s
 
     assert 1.5 < asyncio.run(run()) < 60.0  # 8 GB from a disk, not the second of an unknown model
+
+
+def test_scheduler_foretells_again_when_it_starts_on_another_machine(
+    start: Start, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> list[str]:
+        async with start(model_record("a")) as bench:
+            monkeypatch.setattr(module, "machine_name", lambda: "another, 2 cores")
+            again = Scheduler(Settings(home=tmp_path, pool=POOL), redis_url, "another life")
+            both = (bench.scheduler, again)
+            return [each._cluster.model("a").record.foretold_on.machine for each in both]
+
+    assert asyncio.run(run()) == [machine_name(), "another, 2 cores"]
 
 
 def test_scheduler_decides_again_with_the_report_that_shows_why_an_order_was_refused(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.records import model_record
 
 from pilotlight_autoscaler import Autoscaler, AutoscalingConfig, Decision, PoolConfig, Tier
+from pilotlight_autoscaler.gaps import bin_of
 from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.told import Told
 from pilotlight_platform.schemas.cluster import (
@@ -312,6 +313,53 @@ def test_told_learns_how_long_requests_take_where_they_run() -> None:
     assert world.changes.lessons > world.everything.lessons  # it is to be saved
 
 
+def resting() -> tuple[World, ReplicaReport]:
+    """Model a is ready on w0 and rests since 1000 s."""
+    world = World()
+    world.deploy(0, 0)
+    world.join(0, 0)
+    world.queue(0, 1)
+    world.apply(world.step())
+    world.answer(0, 2)
+    world.queue(0, 0)
+    world.step()
+    world.changes.rested("a", 1000.0)
+    (replica,) = world.cluster.workers["w0"].report.replicas
+    return world, replica
+
+
+def test_told_of_a_visit_between_two_reports_ends_a_gap_where_it_began() -> None:
+    world, replica = resting()
+    learned = world.changes.autoscaler.view("a").learned
+    world.report("w0", (replace(replica, idle_since_s=1100.0, served=1, served_s=0.05),))
+    world.changes.measured(world.cluster.workers["w0"])
+    assert list(learned.gaps.counts) == [bin_of(99.95)]
+    assert learned.idle_since_s is None
+
+    world.changes.rested("a", 1100.0)
+    assert learned.idle_since_s == 1100.0
+
+
+def test_told_of_what_a_report_has_shown_running_ends_no_second_gap() -> None:
+    world, replica = resting()
+    learned = world.changes.autoscaler.view("a").learned
+    world.changes.arrived("a", 1050.0, 1, warm=True)
+    world.report("w0", (replace(replica, idle_since_s=1100.0, served=1, served_s=50.0),))
+    world.changes.measured(world.cluster.workers["w0"])
+
+    assert list(learned.gaps.counts) == [bin_of(50.0)]
+
+
+def test_told_of_a_visit_while_another_request_runs_leaves_the_gap_to_that() -> None:
+    world, replica = resting()
+    learned = world.changes.autoscaler.view("a").learned
+    busy = replace(replica, ongoing=1, idle_since_s=None, served=1, served_s=0.05)
+    world.report("w0", (busy,))
+    world.changes.measured(world.cluster.workers["w0"])
+
+    assert (learned.gaps.observed, learned.service_s) == (0, 0.05)
+
+
 def test_told_does_not_count_times_of_an_older_revision() -> None:
     world = World()
     world.deploy(0, 0)  # a-1
@@ -332,6 +380,20 @@ def test_told_gives_what_a_start_was_foretold_to_take_until_one_is_measured() ->
     told.cold_started("a", "a-1", Tier.DISK, 3.0)
 
     assert (foretold_s, told.autoscaler.view("a").cold_start_s) == (7.5, 3.0)
+
+
+def test_told_of_a_deploy_once_and_not_of_what_was_live_before() -> None:
+    record = model_record("a", prewarm={"on_deploy": True})
+    cluster, told = Cluster({"a": record}), Told(Autoscaler(POOL))
+    told.tell(cluster, 1000.0)
+    cluster.deploy(record)
+    told.tell(cluster, 1000.0)
+    assert not told.autoscaler.view("a").learned.first_due
+
+    revision = record.revision.model_copy(update={"id": "a-2"})
+    cluster.deploy(record.model_copy(update={"revision": revision}))
+    told.tell(cluster, 1001.0)
+    assert told.autoscaler.view("a").learned.first_due
 
 
 def test_told_counts_nobody_twice_who_queued_and_then_waits_in_a_replica() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pilotlight_autoscaler.config import ColdStartSlo
+from pilotlight_autoscaler.cold_start_slo import ColdStartSlo
 from pilotlight_autoscaler.planning.forecast import Forecast, SpanForecast, forecast
 from pilotlight_autoscaler.planning.knowledge import Knowledge
 from pilotlight_autoscaler.planning.options import (

@@ -141,6 +141,7 @@ class Simulation:
             self._policy.update_worker(worker.snapshot())
         for model in self._models:
             self._policy.update_model(model.snapshot())
+            self._policy.deployed(model.name)
         self._agenda.decide_by(0)
 
     # --- requests

@@ -15,7 +15,7 @@ from pilotlight_deploy.cluster_file import is_cluster_file, read_cluster_file
 from pilotlight_deploy.errors import CliError
 from pilotlight_deploy.exit_codes import ExitCode
 from pilotlight_deploy.model_file import read_model_spec
-from pilotlight_deploy.options import HomeOption, JsonOption, UrlOption, connect
+from pilotlight_deploy.options import HomeOption, JsonOption, UrlOption, connect, load
 from pilotlight_deploy.output import print_json, stdout
 from pilotlight_deploy.render.scaling import (
     pool_status_table,
@@ -23,6 +23,7 @@ from pilotlight_deploy.render.scaling import (
     scaling_table,
     settings_table,
 )
+from pilotlight_deploy.validating import check_together, read_files
 from pilotlight_platform.schemas.decision import ScalingStatus
 from pilotlight_platform.schemas.model import ModelSpec
 
@@ -34,19 +35,31 @@ FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="A model file or a cluster file.", show_default=False)
 ]
 
+FilesArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE...", help="Model files and a cluster file.", show_default=False),
+]
+
 
 @app.command()
-def validate(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Check a file; asks no platform."""
-    if is_cluster_file(file):
-        read_cluster_file(file)
-        kind = "cluster"
-    else:
-        read_model_spec(file)
-        kind = "model"
+def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
+    """Check files; with a cluster file among them, also whether its pool can hold what the models
+    keep although idle. Asks no platform.
+    """
+    found = read_files(files)
+    uncounted = check_together(found, load(None))
+    valid = [{"file": file, "kind": kind, "valid": True} for file, kind in found.kinds.items()]
     if as_json:
-        return print_json({"file": file, "kind": kind, "valid": True})
-    stdout().print(f"{file} is a valid {kind} file", soft_wrap=True)
+        together = {"files": valid, "valid": True, "bytes_not_counted": uncounted}
+        return print_json(valid[0] if len(files) == 1 else together)
+    for file, kind in found.kinds.items():
+        stdout().print(f"{file} is a valid {kind} file", soft_wrap=True)
+    if found.pool is not None and found.specs:
+        text = f"min_replicas of all models fit the pool: {found.pool.max_workers} workers at most"
+        stdout().print(text, soft_wrap=True)
+    if uncounted:
+        text = f"without the bytes of {', '.join(uncounted)}, whose source cannot be read here"
+        stdout().print(text, soft_wrap=True)
 
 
 @app.command()

@@ -12,7 +12,13 @@ from pathlib import Path
 from pilotlight_platform.baking.order import BakeOrder
 from pilotlight_platform.baking.process import BakeProcess
 from pilotlight_platform.baking.unused import remove_unused
-from pilotlight_platform.errors import DeployError, OverloadedError, PlatformError, SourceError
+from pilotlight_platform.errors import (
+    DeployError,
+    OverloadedError,
+    PlatformError,
+    SourceError,
+    WorkerLostError,
+)
 from pilotlight_platform.scheduler_client import SchedulerClient
 from pilotlight_platform.schemas.model import BakeDone, DeployProgress, ModelRecord, ModelSpec
 from pilotlight_platform.settings import Settings
@@ -39,7 +45,8 @@ class Deploys:
     ) -> AsyncGenerator[DeployProgress | tuple[ModelRecord, bool, int]]:
         """Progress, then the live record, whether its checkpoint was reused, the table's version.
 
-        Raises DeployError, StoreError, OverloadedError; what was live before still is then.
+        Raises DeployError, FloorsTooHighError, StoreError, OverloadedError; what was live before
+        still is then.
         """
         if self._waiting >= _MAX_DEPLOYS:
             raise OverloadedError(f"{_MAX_DEPLOYS} deploys wait already.", retry_after_s=30.0)
@@ -94,6 +101,7 @@ class Deploys:
                 f"source {spec.source!r} must be an absolute path of the platform's machine, or an "
                 "address (s3://, https://, hf://)"
             )
+        await self._check_floors(spec)
         async with aclosing(self._bake(spec)) as steps:
             async for step in steps:
                 if isinstance(step, DeployProgress):
@@ -105,6 +113,16 @@ class Deploys:
                     spec=spec, revision=step.revision, created_at_s=at_s, updated_at_s=at_s
                 )
                 yield record, step.reused, await self._scheduler.put_model(record)
+
+    async def _check_floors(self, spec: ModelSpec) -> None:
+        """Before a bake, which may take hours: it is checked again when the model goes live.
+
+        Raises FloorsTooHighError.
+        """
+        try:
+            await self._scheduler.check_floors(spec.name, spec.autoscaling)
+        except (WorkerLostError, OverloadedError) as error:  # it restarts, and is back by then
+            logger.warning("floors_unchecked model=%s reason=%s", spec.name, error)
 
     async def _bake(self, spec: ModelSpec) -> AsyncGenerator[DeployProgress | BakeDone]:
         try:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from pilotlight_autoscaler.foreign_keys import instead_of
 from pilotlight_platform.errors import (
     DeployError,
     InvalidRequestError,
@@ -73,6 +74,8 @@ async def on_validation_error(request: Request, error: Exception) -> JSONRespons
         message = f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}."
         return error_response(InvalidRequestError(message))
     what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden" and (instead := instead_of(str(first["loc"][-1]))):
+        what = f"unknown key; {instead}"
     if where:
         return error_response(InvalidRequestError(f"{where}: {what}", where))
     if not request.headers.get("content-type", "").startswith("application/json"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pilotlight_platform.errors import PlatformError, ReplicaGoneError
 from pilotlight_platform.scheduler.cluster import Cluster, now
+from pilotlight_platform.scheduler.foretelling import Foretelling
 from pilotlight_platform.scheduler.orders import Orders
 from pilotlight_platform.scheduler.pool_keeping import PoolKeeping
 from pilotlight_platform.scheduler.preparing import Preparing
@@ -30,6 +31,7 @@ class Attendance:
         told: Told,
         workers: Callable[[], WorkerPool],
         preparing: Preparing,
+        foretelling: Foretelling,
         orders: Orders,
         pool_keeping: PoolKeeping,
         step: Callable[[], None],
@@ -38,6 +40,7 @@ class Attendance:
         self._told = told
         self._workers = workers
         self._preparing = preparing
+        self._foretelling = foretelling
         self._orders = orders
         self._pool_keeping = pool_keeping
         self._step = step
@@ -86,6 +89,7 @@ class Attendance:
         if worker is None:
             worker = self._cluster.join(info)
             self._preparing.all_in(worker)
+            self._foretelling.renew_soon()
         worker.observe(report)
         self._told.measured(worker)
         for replica in worker.report.replicas:  # an older report than that was not taken

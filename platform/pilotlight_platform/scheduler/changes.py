@@ -11,5 +11,6 @@ class Changes:
 
     workers: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
+    deployed: set[str] = field(default_factory=set)  # of those, the ones with a new revision
     nodes: set[str] = field(default_factory=set)
     standings: set[str] = field(default_factory=set)  # models whose callers have to look again

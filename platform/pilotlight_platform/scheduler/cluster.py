@@ -55,6 +55,13 @@ class Cluster:
         self.models[name] = Model(record, self._model_touched, demand)
         self._model_touched(name)
 
+    def deploy(self, record: ModelRecord) -> None:
+        """The same at a deploy; what is only known again has gone live before."""
+        old = self.models.get(record.spec.name)
+        self.put(record)
+        if old is None or old.revision_id != record.revision.id:
+            self.changes.deployed.add(record.spec.name)
+
     def remove(self, name: str) -> None:
         self._retire(self.models.pop(name).revision_id)
         self._model_touched(name)

@@ -13,7 +13,7 @@ from pilotlight_autoscaler.first_tokens import FirstTokens
 from pilotlight_autoscaler.planning.forecast import forecast
 from pilotlight_autoscaler.planning.knowledge import Knowledge, Neighbour, Weights
 from pilotlight_platform.links import read_links
-from pilotlight_platform.schemas.cold_start import ColdAnswer, ColdStartStatus
+from pilotlight_platform.schemas.cold_start import ColdAnswer, ColdStartStatus, ForetoldOn
 from pilotlight_platform.schemas.model import ModelRecord, ModelStatus
 
 logger = logging.getLogger("pilotlight.scheduler")
@@ -31,9 +31,6 @@ class StartFacts:
 
 def read_start_facts(home: Path, checkpoint: Path) -> StartFacts:
     """Reads two small files; what cannot be read is not known."""
-    links = read_links(home)
-    floors = {} if links is None else links.floors()
-    rates = {Tier(tier): rate for tier, rate in floors.items() if tier in tuple(Tier)}
     layers = 1
     try:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
@@ -43,14 +40,22 @@ def read_start_facts(home: Path, checkpoint: Path) -> StartFacts:
             layers = number
     except (OSError, ValueError, AttributeError):
         pass
-    return StartFacts(rates, layers)
+    return StartFacts(read_rates(home), layers)
+
+
+def read_rates(home: Path) -> dict[Tier, float]:
+    """What this machine's links were measured to give; empty if nothing was."""
+    links = read_links(home)
+    floors = {} if links is None else links.floors()
+    return {Tier(tier): rate for tier, rate in floors.items() if tier in tuple(Tier)}
 
 
 class ColdStartBook:
     """Values only; the autoscaler remembers what was seen."""
 
-    def __init__(self, autoscaler: Autoscaler) -> None:
+    def __init__(self, autoscaler: Autoscaler, machine: str = "") -> None:
         self._autoscaler = autoscaler
+        self._machine = machine  # that this process runs on
         self._met: dict[str, bool] = {}  # by model, as it was last logged
 
     def foretell(
@@ -74,8 +79,27 @@ class ColdStartBook:
             update={
                 "predicted": {tier: each.seconds for tier, each in found.items()},
                 "predicted_load_s": {tier: each.load_s for tier, each in found.items()},
+                "foretold_on": self._here(facts.bytes_per_s),
             }
         )
+
+    def is_stale(self, record: ModelRecord, bytes_per_s: dict[Tier, float]) -> bool:
+        """Whether *record* was foretold on another machine, or with links measured otherwise."""
+        return record.foretold_on != self._here(bytes_per_s)
+
+    def foretell_again(
+        self, record: ModelRecord, facts: StartFacts, others: Iterable[ModelRecord]
+    ) -> ModelRecord:
+        """What the policy goes by, as it is now. What people were told at the deploy stays, unless
+        it was of another machine, whose cold starts are forgotten, too.
+        """
+        found = self.foretell(record, facts, others)
+        if record.foretold_on.machine in ("", self._machine):
+            return found.model_copy(update={"predicted": record.predicted})
+        return found
+
+    def _here(self, bytes_per_s: dict[Tier, float]) -> ForetoldOn:
+        return ForetoldOn(machine=self._machine, bytes_per_s=bytes_per_s)
 
     def answered(self, answers: Iterable[ColdAnswer], models: dict[str, ModelRecord]) -> int:
         """Remember them; returns how many were of models that are live."""

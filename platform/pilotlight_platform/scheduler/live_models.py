@@ -10,6 +10,7 @@ from typing import Any
 from pilotlight_autoscaler import AutoscalingConfig
 from pilotlight_platform.errors import DeployError, StoreError
 from pilotlight_platform.scheduler.cluster import Cluster, now
+from pilotlight_platform.scheduler.floors import Floors
 from pilotlight_platform.scheduler.preparing import Preparing
 from pilotlight_platform.scheduler.tasks import Tasks
 from pilotlight_platform.schemas.model import ModelRecord
@@ -31,6 +32,7 @@ class LiveModels:
         cluster: Cluster,
         store: RedisStore,
         preparing: Preparing,
+        floors: Floors,
         tasks: Tasks,
         foretell: Callable[[ModelRecord], Awaitable[ModelRecord]],
         show: Callable[[], int],
@@ -38,6 +40,7 @@ class LiveModels:
         self._cluster = cluster
         self._store = store
         self._preparing = preparing
+        self._floors = floors
         self._tasks = tasks
         self._foretell = foretell
         self._show = show  # the table's version that shows it
@@ -53,6 +56,8 @@ class LiveModels:
         with self._cluster.arriving(record.revision.path):
             async with self._changing:
                 self._check_size(record)
+                spec = record.spec
+                await self._floors.check_model(spec.name, spec.autoscaling, record.revision.nbytes)
                 await self._preparing.everywhere(record.revision)
                 return await self._publish(record)
 
@@ -82,7 +87,7 @@ class LiveModels:
             record = record.model_copy(update={"created_at_s": old.record.created_at_s})
         record = await self._foretell(record)
         await self._write(name, self._store.put_model(record), record.revision.path)
-        self._cluster.put(record)
+        self._cluster.deploy(record)
         if old is not None:
             self._preparing.retire(old.record.revision)
         self._preparing.late(record.revision)
@@ -107,11 +112,13 @@ class LiveModels:
     async def _configure(self, name: str, config: AutoscalingConfig) -> int:
         async with self._changing:
             model = self._cluster.model(name)
+            await self._floors.check_model(name, config, model.record.revision.nbytes)
             spec = model.record.spec.model_copy(update={"autoscaling": config})
             changed = {"spec": spec, "updated_at_s": now()}
             record = model.record.model_copy(update=changed)
             await self._write(name, self._store.put_model(record), record.revision.path)
-            model.configure(record)
+            # Anew: meanwhile its cold starts may have been foretold again.
+            model.configure(model.record.model_copy(update=changed))
             return self._show()
 
     async def _write(self, name: str, write: Coroutine[Any, Any, None], path: str = "") -> None:

@@ -25,15 +25,15 @@ Write = Callable[[bytes], Awaitable[None]]
 def read_state(saved: bytes | None, now_s: float, machine: str = "") -> PolicyState | None:
     """The state in *saved*; None, and a line in the log, if it cannot be used.
 
-    What is damaged, of an unknown version, or from a future that is not is learned again, and so
-    are the seconds that another *machine* took.
+    What is of an unknown version, or from a future that is not, is learned again, and so are the
+    fields that are damaged, and the seconds that another *machine* took.
     """
     if saved is None:
         return None
     try:
         values = json.loads(saved)
         measured_on = values.pop(_MACHINE, "") if isinstance(values, dict) else ""
-        state = PolicyState.from_json(values)
+        state, lost = PolicyState.salvaged(values)
     except (StateError, ValueError, RecursionError) as error:
         logger.error("learned_refused reason=%s", error)
         return None
@@ -41,6 +41,8 @@ def read_state(saved: bytes | None, now_s: float, machine: str = "") -> PolicySt
         ahead_s = state.decided_s - now_s
         logger.error("learned_refused reason=it is %.0f s ahead of this machine's clock", ahead_s)
         return None
+    if lost:
+        logger.error("learned_partly lost=%d first=%s", len(lost), lost[0])
     if values.get("version", state.version) != state.version:
         logger.warning(
             "learned_upgraded version=%s idle gaps are known half as exactly", values["version"]

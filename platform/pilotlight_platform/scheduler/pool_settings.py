@@ -66,7 +66,7 @@ class PoolSettings:
 
     async def configure(self, config: PoolConfig) -> None:
         """Raises PoolUnchangeableError, StoreError; nothing has changed then."""
-        self._check(config)
+        self.check(config)
         await self._tasks.unbroken(self._configure(config))
 
     async def _configure(self, config: PoolConfig) -> None:
@@ -99,7 +99,8 @@ class PoolSettings:
                 else:
                     self._settling = False
 
-    def _check(self, config: PoolConfig) -> None:
+    def check(self, config: PoolConfig) -> None:
+        """Raises PoolUnchangeableError."""
         if self.fixed:
             raise PoolUnchangeableError(
                 f"This platform was started with a fixed pool of {self.most_workers} workers: "

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
-from pathlib import Path
 
 import ray
 from ray import serve
@@ -16,8 +14,10 @@ from pilotlight_platform.machine import machine_name
 from pilotlight_platform.names import APP, WORKER
 from pilotlight_platform.scheduler.attendance import Attendance
 from pilotlight_platform.scheduler.cluster import Cluster, now
-from pilotlight_platform.scheduler.cold_starts import ColdStartBook, read_start_facts
+from pilotlight_platform.scheduler.cold_starts import ColdStartBook
 from pilotlight_platform.scheduler.decision_log import DecisionLog, hold_record
+from pilotlight_platform.scheduler.floors import Floors
+from pilotlight_platform.scheduler.foretelling import Foretelling
 from pilotlight_platform.scheduler.live_models import LiveModels
 from pilotlight_platform.scheduler.memory import Memory, read_state
 from pilotlight_platform.scheduler.orders import Orders
@@ -62,6 +62,9 @@ class Scheduler:
         self._log = DecisionLog(store.append_decisions, store.decisions)
         self._table = Table(cluster)
         tasks = Tasks()
+        self._cold_starts = ColdStartBook(told.autoscaler, machine)
+        foretelling = Foretelling(settings.home, cluster, self._cold_starts, tasks, self._step)
+        foretelling.renew()
         pool_keeping = PoolKeeping(keeper, cluster, store.publish_pool, self._step)
         preparing = Preparing(cluster, _workers, tasks)
         orders = Orders(cluster, told, _workers, tasks, self._step)
@@ -69,13 +72,15 @@ class Scheduler:
             cluster, told, pool_keeping, orders, self._table, self._log, self._memory
         )
         self._attendance = Attendance(
-            cluster, told, _workers, preparing, orders, pool_keeping, self._step
+            cluster, told, _workers, preparing, foretelling, orders, pool_keeping, self._step
         )
         self._requests = Requests(cluster, told, self._table, self._step)
-        self._cold_starts = ColdStartBook(told.autoscaler)
-        self._home = settings.home
-        self._models = LiveModels(cluster, store, preparing, tasks, self._foretell, self._show)
         self._pool = PoolSettings(settings, pool, life, store.put_pool, tasks, self._pool_changed)
+        self._floors = Floors(cluster, settings, lambda: self._pool.config)
+        self._floors.warn()
+        self._models = LiveModels(
+            cluster, store, preparing, self._floors, tasks, foretelling.of, self._show
+        )
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
 
@@ -112,7 +117,7 @@ class Scheduler:
     async def put_model(self, record: ModelRecord) -> int:
         """Make *record* live on every worker; returns the table's version that shows it.
 
-        Raises StoreError, DeployError; the model that was live before stays so then.
+        Raises StoreError, DeployError, FloorsTooHighError; what was live before stays so then.
         """
         return await self._models.put(record)
 
@@ -126,9 +131,14 @@ class Scheduler:
     async def configure(self, name: str, config: AutoscalingConfig) -> int:
         """Give *name* other autoscaling settings in place: no replica starts anew for it.
 
-        Returns the table's version that shows it. Raises ModelNotFoundError, StoreError.
+        Returns the table's version that shows it. Raises ModelNotFoundError, FloorsTooHighError,
+        StoreError.
         """
         return await self._models.configure(name, config)
+
+    async def check_floors(self, name: str, config: AutoscalingConfig) -> None:
+        """Before a bake: what can be said without the bytes. Raises FloorsTooHighError."""
+        await self._floors.check_model(name, config)
 
     async def checkpoints_in_use(self) -> set[str]:
         """Directories that must not be removed."""
@@ -162,7 +172,12 @@ class Scheduler:
         return scaling_status(self._told.autoscaler, name, now())
 
     async def configure_pool(self, config: PoolConfig) -> PoolStatus:
-        """Other bounds of the pool, in place. Raises PoolUnchangeableError, StoreError."""
+        """Other bounds of the pool, in place.
+
+        Raises PoolUnchangeableError, FloorsTooHighError, StoreError.
+        """
+        self._pool.check(config)
+        await self._floors.check_pool(config)
         await self._pool.configure(config)
         return await self.pool()
 
@@ -186,11 +201,6 @@ class Scheduler:
 
     def _step(self) -> None:
         self._steps.take()
-
-    async def _foretell(self, record: ModelRecord) -> ModelRecord:
-        facts = await asyncio.to_thread(read_start_facts, self._home, Path(record.revision.path))
-        records = [model.record for model in self._cluster.models.values()]
-        return self._cold_starts.foretell(record, facts, records)
 
     def _pool_changed(self, config: PoolConfig) -> None:
         self._told.autoscaler.update_pool(config)

@@ -18,6 +18,7 @@ from pilotlight_autoscaler import (
 )
 from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.worker_state import WorkerState
+from pilotlight_platform.schemas.cluster import ReplicaReport
 
 logger = logging.getLogger("pilotlight.scheduler")
 
@@ -80,15 +81,16 @@ class Told:
                 self._tell_model(name, None if known is None else known.snapshot())
             except InputError as error:
                 logger.error("untold model=%s reason=%s", name, error)
+        while changes.deployed:
+            name = changes.deployed.pop()
+            if name in self._models:
+                self.lessons += 1
+                self.autoscaler.deployed(name)
 
     def arrived(self, name: str, now_s: float, requests: int, *, warm: bool = False) -> None:
         """Requests have come. A *warm* one counts only as the end of a gap."""
         if name in self._models and (not warm or name in self._idle):
-            before = 0 if name in self._idle else self._asked.get(name, 0)
-            self._asked[name] = before + requests
-            self._idle.discard(name)
-            self.lessons += 1
-            self.autoscaler.arrived(name, self.clock(now_s), requests)
+            self._arrived(name, self.clock(now_s), requests)
 
     def joined(self, name: str, now_s: float, requests: int) -> None:
         """So many *requests* wait in replicas that attach: those that queued, and others.
@@ -113,6 +115,7 @@ class Told:
             self.cold_started(replica.model, replica.revision_id, tier, seconds)
         for replica, requests, service_s in worker.served():
             self.served(replica.model, replica.revision_id, requests, service_s)
+            self._visited(replica, service_s)
 
     def cold_started(self, name: str, revision_id: str, tier: Tier, seconds: float) -> None:
         if self._is_live(name, revision_id):
@@ -129,6 +132,22 @@ class Told:
             now_s = self.clock(0.0)
             for _ in range(min(requests, _ENOUGH_REQUESTS)):
                 self.autoscaler.finished(name, now_s, left=1, service_s=service_s)
+
+    def _visited(self, replica: ReplicaReport, service_s: float) -> None:
+        """Requests have ended in it. Where they also began since the last report, which is 0.1 s
+        late, no report has shown it busy: their gap ended as the last one began, as far as one can
+        tell, and the next one begins with its end.
+        """
+        name, ended_s = replica.model, replica.idle_since_s
+        if ended_s is not None and name in self._models and name in self._idle:
+            self._arrived(name, max(0.0, ended_s - service_s), 1)
+
+    def _arrived(self, name: str, at_s: float, requests: int) -> None:
+        before = 0 if name in self._idle else self._asked.get(name, 0)
+        self._asked[name] = before + requests
+        self._idle.discard(name)
+        self.lessons += 1
+        self.autoscaler.arrived(name, at_s, requests)
 
     def _is_live(self, name: str, revision_id: str) -> bool:
         """An older revision's times are not those of the present one."""

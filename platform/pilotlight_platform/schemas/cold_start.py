@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from pilotlight_autoscaler.config import ColdStartSlo
+from pilotlight_autoscaler.cold_start_slo import ColdStartSlo
 from pilotlight_autoscaler.first_tokens import Seen
 from pilotlight_autoscaler.quantiles import Quantiles
 from pilotlight_autoscaler.snapshot import Tier
@@ -21,6 +21,15 @@ class ColdAnswer:
     tier: Tier
     seconds: float  # from the request's arrival to its first token
     spans: dict[str, float] = field(default_factory=dict)  # seconds by name
+
+
+class ForetoldOn(BaseModel):
+    """The machine that a prediction is of: its name, and what its links were measured to give."""
+
+    model_config = ConfigDict(frozen=True)
+
+    machine: str = ""  # not known: foretold by an older version
+    bytes_per_s: dict[Tier, float] = {}
 
 
 class ColdStartStatus(BaseModel):

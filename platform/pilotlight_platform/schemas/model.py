@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pilotlight_autoscaler.config import AutoscalingConfig
 from pilotlight_autoscaler.quantiles import Quantiles
 from pilotlight_autoscaler.snapshot import Tier
-from pilotlight_platform.schemas.cold_start import ColdStartStatus
+from pilotlight_platform.schemas.cold_start import ColdStartStatus, ForetoldOn
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -126,10 +126,11 @@ class ModelRecord(BaseModel):
     revision: Revision
     created_at_s: float
     updated_at_s: float
-    # Seconds that its cold starts were to take, as it went live; by tier.
+    # Seconds that its cold starts were to take, as it went live or came to this machine; by tier.
     predicted: dict[Tier, Quantiles] = {}
     # Of that, from the order until the weights are there: the policy's L until one is measured.
     predicted_load_s: dict[Tier, float] = {}
+    foretold_on: ForetoldOn = ForetoldOn()  # where these hold
 
 
 class ReplicaStatus(BaseModel):

@@ -110,9 +110,8 @@ class Mirror:
     def update_load(
         self, worker_id: str, revision_id: str, ongoing: int, idle_since_s: float | None
     ) -> None:
-        known = self.rooms[worker_id].replicas[revision_id]
-        replica = replace(known, ongoing=ongoing, idle_since_s=idle_since_s)
-        self.update_replica(worker_id, replica)
+        old = self.rooms[worker_id].replicas[revision_id]
+        self.update_replica(worker_id, replace(old, ongoing=ongoing, idle_since_s=idle_since_s))
 
     def remove_replica(self, worker_id: str, revision_id: str) -> None:
         replica = self.rooms[worker_id].replicas.get(revision_id)
@@ -139,6 +138,9 @@ class Mirror:
         pass
 
     def update_starting(self, starting: tuple[StartingWorker, ...]) -> None:
+        pass
+
+    def deployed(self, model: str) -> None:
         pass
 
     def arrived(self, model: str, at_s: float, requests: int = 1) -> None:
@@ -244,5 +246,5 @@ class Mirror:
 
 def idle(replicas: Iterable[tuple[str, ReplicaSnapshot]]) -> list[tuple[str, ReplicaSnapshot]]:
     """Those that are ready and serve nothing, longest idle first."""
-    found = [pair for pair in replicas if pair[1].idle_since_s is not None]
+    found = (pair for pair in replicas if pair[1].idle_since_s is not None)
     return sorted(found, key=lambda pair: pair[1].idle_since_s or 0.0)

@@ -1,0 +1,192 @@
+"""When and how far a model with a ready replica grows. A request fills a replica."""
+
+from dataclasses import replace
+
+import pytest
+
+from pilotlight_autoscaler import (
+    Autoscaler,
+    AutoscalingConfig,
+    Decision,
+    ModelSnapshot,
+    Phase,
+    PoolConfig,
+    ReplicaSnapshot,
+    Rule,
+    WorkerSnapshot,
+)
+
+GB = 10**9
+
+
+class Growing:
+    """One model on workers of its own; its requests wait, beside one in each ready replica."""
+
+    def __init__(self, ready: int = 1, **config: object) -> None:
+        self.now_s = 1000.0
+        settings = {"max_replicas": 9, "max_ongoing_requests": 1, "idle_timeout_s": 60, **config}
+        self.model = ModelSnapshot(
+            "a", "a-1", GB, AutoscalingConfig.model_validate(settings), cold_start_s=10.0
+        )
+        self.autoscaler = Autoscaler(PoolConfig(min_workers=9, max_workers=9))
+        for n in range(9):
+            self.autoscaler.update_worker(WorkerSnapshot(f"w{n}", "node", GB, 1))
+        self.autoscaler.update_model(self.model)
+        for n in range(ready):
+            self.put(f"w{n}", Phase.READY)
+
+    def put(self, worker_id: str, phase: Phase) -> None:
+        ongoing = 1 if phase is Phase.READY else 0
+        self.autoscaler.update_replica(
+            worker_id, ReplicaSnapshot("a", "a-1", GB, phase, self.now_s, ongoing, None)
+        )
+
+    def queue(self, queued: int) -> None:
+        self.autoscaler.update_queue("a", queued, self.now_s if queued else None)
+
+    def decide(self, after_s: float = 0.0) -> Decision:
+        """What is decided then; its orders are carried out but for their ends."""
+        self.now_s += after_s
+        decision = self.autoscaler.decide(self.now_s)
+        for each in decision.attach:
+            self.put(each.worker_id, Phase.ATTACHING)
+        return decision
+
+    def configure(self, **config: object) -> None:
+        settings = self.model.config.model_dump() | config
+        self.model = replace(self.model, config=AutoscalingConfig.model_validate(settings))
+        self.autoscaler.update_model(self.model)
+
+
+def test_upscale_delay_holds_another_replica_back() -> None:
+    growing = Growing(upscale_delay_s=20)
+    growing.queue(3)
+    first = growing.decide()
+
+    assert first.attach == ()
+    assert growing.decide(19.9).attach == ()
+    last = growing.decide(0.1)
+    assert [each.worker_id for each in last.attach] == ["w1", "w2", "w3"]
+    assert growing.decide().attach == ()
+
+
+def test_upscale_delay_is_when_it_wants_to_be_asked_again() -> None:
+    growing = Growing(upscale_delay_s=2)
+    growing.queue(3)
+    wake_s = growing.decide().wake_at_s
+    for _ in range(100):
+        if wake_s is None or wake_s >= 1002:
+            break
+        wake_s = growing.decide(wake_s - growing.now_s).wake_at_s
+
+    assert wake_s == 1002
+    assert len(growing.decide(wake_s - growing.now_s).attach) == 3
+
+
+def test_upscale_delay_counts_anew_after_the_load_has_asked_for_no_more() -> None:
+    growing = Growing(upscale_delay_s=20, panic={"threshold": 9, "queue_slo_s": 99})
+    growing.queue(1)
+    growing.decide()
+    growing.now_s += 15
+    growing.queue(0)
+    growing.decide()
+    growing.queue(1)
+
+    assert growing.decide().attach == ()
+    assert growing.decide(19.0).attach == ()
+    assert len(growing.decide(1.0).attach) == 1
+
+
+def test_upscale_delay_also_holds_a_panic_back() -> None:
+    growing = Growing(upscale_delay_s=100)
+    growing.queue(5)
+    growing.decide()
+
+    assert growing.decide(50).attach == ()
+    assert growing.decide(50).attach[0].reason.rule in (Rule.PANIC, Rule.QUEUE)
+
+
+def test_upscale_delay_delays_nothing_from_zero() -> None:
+    """Nor while the first ones are on their way: nobody is served yet."""
+    growing = Growing(ready=0, upscale_delay_s=100)
+    growing.queue(2)
+    assert len(growing.decide().attach) == 2
+
+    growing.queue(3)
+    assert len(growing.decide().attach) == 1
+
+
+def test_upscale_delay_does_not_delay_a_floor() -> None:
+    growing = Growing(upscale_delay_s=100)
+    growing.queue(5)
+    growing.decide()
+    growing.configure(min_replicas=3)
+    growing.queue(5)
+    decision = growing.decide()
+
+    assert len(decision.attach) == 2
+    assert decision.attach[0].reason.rule is Rule.FLOOR
+    assert len(growing.decide(100).attach) == 3
+
+
+def test_upscale_delay_that_is_taken_back_ends_at_once() -> None:
+    growing = Growing(upscale_delay_s=100)
+    growing.queue(1)
+    growing.decide()
+    growing.configure(upscale_delay_s=0)
+    growing.queue(1)
+
+    assert len(growing.decide().attach) == 1
+
+
+def test_upscale_delay_is_explained() -> None:
+    growing = Growing(upscale_delay_s=20)
+    growing.queue(3)
+    growing.decide(5)
+    told = growing.autoscaler.explain("a", growing.now_s + 5)
+
+    assert told.rule is Rule.HOLDS
+    assert "has 1; would start more in 15.0 s, upscale_delay_s is 20" in told.text
+
+
+def test_upscale_delay_goes_on_where_it_was_restored() -> None:
+    growing = Growing(upscale_delay_s=20)
+    growing.queue(3)
+    growing.decide()
+    state = growing.autoscaler.state()
+    again = Growing(upscale_delay_s=20)
+    again.autoscaler.restore(state)
+    again.queue(3)
+
+    assert len(again.decide(20).attach) == 3
+
+
+@pytest.mark.parametrize(("factor", "started"), [(0.1, 1), (0.5, 2), (1, 4), (1.5, 6), (100, 8)])
+def test_upscaling_factor_scales_the_step(factor: float, started: int) -> None:
+    """One is ready, five are asked for, nine are allowed."""
+    growing = Growing(upscaling_factor=factor)
+    growing.queue(4)
+
+    assert len(growing.decide().attach) == started
+    assert growing.decide().attach == ()
+
+
+def test_upscaling_factor_goes_on_when_the_step_is_ready() -> None:
+    growing = Growing(upscaling_factor=0.5)
+    growing.queue(4)
+    growing.decide()
+    growing.decide(1)
+    told = growing.autoscaler.explain("a", growing.now_s)
+    assert "when those 2 on their way are ready, upscaling_factor is 0.5" in told.text
+
+    for worker_id in ("w1", "w2"):
+        growing.put(worker_id, Phase.READY)
+    growing.queue(2)
+    assert len(growing.decide(10).attach) == 1
+
+
+def test_upscaling_factor_is_none_from_zero() -> None:
+    growing = Growing(ready=0, upscaling_factor=3)
+    growing.queue(2)
+
+    assert len(growing.decide().attach) == 2
