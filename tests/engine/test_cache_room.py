@@ -26,10 +26,14 @@ class Watched:
     limit_bytes: int
     prefilled: list[tuple[object, int]] = field(default_factory=list)  # skeleton, tokens
     most_bytes: int = 0
+    fewest_batches: int = 1 << 30  # of two rows or more
+    most_batches: int = 0
 
     def look(self) -> None:
         batches = [batch for lane in self.engine._lanes.values() for batch in lane._batches]
         if sum(len(batch.rows) for batch in batches) > 1:
+            self.fewest_batches = min(self.fewest_batches, len(batches))
+            self.most_batches = max(self.most_batches, len(batches))
             self.most_bytes = max(self.most_bytes, sum(batch.nbytes for batch in batches))
 
 
@@ -79,7 +83,9 @@ def known(attach, submit):
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "mpt"])
 def test_requests_that_pause_answer_as_if_alone(name, known, watched, submit):
     replica = known(name)
-    sampled = {"max_tokens": 40, "ignore_eos": True, "temperature": 0.8, "seed": 4}
+    sampled = {"max_tokens": 40, "ignore_eos": True}
+    if name == "llama":
+        sampled |= {"temperature": 0.8, "seed": 4}
     alone = [submit(replica, prompt, **sampled).finish().tokens for prompt in PROMPTS]
     engine = watched({"llama": 180, "mistral": 40, "gpt2": 400, "mpt": 400}[name])
     crowded = [submit(replica, prompt, to=engine.engine, **sampled) for prompt in PROMPTS]
@@ -171,6 +177,35 @@ def test_oldest_of_all_models_starts_first(known, watched, submit):
     with begun(engine):
         last.finish()
     assert [skeleton for skeleton, _ in engine.prefilled] == [each.skeleton for each in arrivals]
+
+
+def test_request_whose_lane_had_no_turn_yet_is_older_all_the_same(known, watched, submit):
+    llama, gpt2, engine = known("llama"), known("gpt2"), watched(10)
+    submit(llama, [7], to=engine.engine, max_tokens=1)  # its lane is the first
+    for replica in (gpt2, llama):
+        last = submit(replica, PROMPTS[0], to=engine.engine, max_tokens=5, ignore_eos=True)
+
+    with begun(engine):
+        last.finish()
+    assert [skeleton for skeleton, _ in engine.prefilled][1:] == [gpt2.skeleton, llama.skeleton]
+
+
+def test_batches_merge_where_padding_fits_by_now(known, watched, submit, monkeypatch):
+    replica = known("llama")
+    alone = submit(replica, [7], max_tokens=30, ignore_eos=True).finish().tokens
+    engine = watched(480)
+    lengths = [90, 1, 1]  # 155 columns for each row of a batch, 66 for the third apart
+    tokens = [30, 3, 30]  # when the second has ended, the third can join
+    answers = [
+        submit(replica, [7] * length, to=engine.engine, max_tokens=count, ignore_eos=True)
+        for length, count in zip(lengths, tokens, strict=True)
+    ]
+
+    with begun(engine):
+        assert [answer.finish().count for answer in answers] == tokens
+        assert answers[2].tokens == alone
+        assert len(engine.prefilled) == 3
+    assert (engine.most_batches, engine.fewest_batches) == (2, 1)
 
 
 def test_oldest_of_those_that_pause_goes_on_first(known, watched, submit):
@@ -305,7 +340,7 @@ def test_failure_of_a_pause_fails_its_lane_and_not_the_engine(known, watched, su
     def no_memory(_lane):
         raise MemoryError("not enough")
 
-    monkeypatch.setattr(lane_module.Lane, "_pause_youngest", no_memory)
+    monkeypatch.setattr(lane_module.Lane, "pause_youngest", no_memory)
     with begun(engine):
         with pytest.raises(EngineError, match="not enough"):
             younger.finish()

@@ -59,26 +59,26 @@ class Batch:
     @property
     def nbytes(self) -> int:
         """Of keys and values, padding and the room to grow included."""
-        return cache_nbytes(self._growth, len(self.rows), self._columns)
+        return cache_nbytes(self._growth, len(self.rows), self.columns)
 
-    def nbytes_of_one_more(self, length: int) -> int:
-        """By how much `nbytes` grows with a row of so many tokens."""
-        columns = max(self._columns, length)
-        return cache_nbytes(self._growth, len(self.rows) + 1, columns) - self.nbytes
+    def nbytes_with(self, rows: int, columns: int) -> int:
+        """`nbytes` after so many rows more have joined, the longest of so many tokens."""
+        return cache_nbytes(self._growth, len(self.rows) + rows, max(self.columns, columns))
 
     @property
-    def _columns(self) -> int:
+    def columns(self) -> int:
+        """Tokens of the longest row."""
         return max((row.length for row in self.rows), default=0)
 
-    def join(self, sequence: Sequence, cache: DynamicCache) -> None:
-        """Add a prefilled row, whose cache must be `mergeable` like this batch's own."""
-        for ours, theirs in zip(self._cache.layers, cache.layers, strict=True):
+    def join(self, other: Batch) -> None:
+        """Take the rows of *other*; both are `shared`."""
+        for ours, theirs in zip(self._cache.layers, other._cache.layers, strict=True):
             length = max(ours.keys.shape[-2], theirs.keys.shape[-2])
             ours.assign(
                 torch.cat([_pad_left(ours.keys, length), _pad_left(theirs.keys, length)]),
                 torch.cat([_pad_left(ours.values, length), _pad_left(theirs.values, length)]),
             )
-        self.rows.append(sequence)
+        self.rows.extend(other.rows)
 
     def keep(self, indices: Indices[int]) -> None:
         """Let the other rows leave, and with them the columns that only they needed."""
@@ -91,8 +91,8 @@ class Batch:
             # The module may have been detached since.
             chosen = torch.tensor(indices, device=layer.keys.device)
             layer.assign(
-                layer.keys[..., -self._columns :, :].index_select(0, chosen),
-                layer.values[..., -self._columns :, :].index_select(0, chosen),
+                layer.keys[..., -self.columns :, :].index_select(0, chosen),
+                layer.values[..., -self.columns :, :].index_select(0, chosen),
             )
 
     def step(self) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -47,26 +48,23 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no
 class CacheGrowth:
     """What the keys and values of one row take as it grows."""
 
-    layers: tuple[tuple[int, int | None], ...]  # bytes a token, and the window: None, all are kept
+    # Bytes a token of all layers with that window; None: they keep every token.
+    by_window: tuple[tuple[int | None, int], ...]
 
     @classmethod
     def of(cls, cache: DynamicCache) -> Self:
         """As seen in *cache*, which holds the beginning of one sequence."""
-        return cls(
-            tuple(
-                (
-                    (layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[-2],
-                    getattr(layer, "sliding_window", None),
-                )
-                for layer in cache.layers
-                if getattr(layer, "keys", None) is not None  # else a state that does not grow
-            )
-        )
+        found: Counter[int | None] = Counter()
+        for layer in cache.layers:
+            if getattr(layer, "keys", None) is not None:  # else a state that does not grow
+                token_nbytes = (layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[-2]
+                found[getattr(layer, "sliding_window", None)] += token_nbytes
+        return cls(tuple(found.items()))
 
     def nbytes(self, tokens: int) -> int:
         return sum(
             token_nbytes * (tokens if window is None else min(tokens, window))
-            for token_nbytes, window in self.layers
+            for window, token_nbytes in self.by_window
         )
 
 

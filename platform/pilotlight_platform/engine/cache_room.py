@@ -23,7 +23,7 @@ class CacheRoom:
         self._oldest_waiting: dict[Hashable, int] = {}
 
     def note(self, lane: Hashable, nbytes: int, oldest_waiting: int | None) -> None:
-        """*lane* holds so many bytes; *oldest_waiting*: arrival number of who waits for room."""
+        """*lane* holds so many bytes; *oldest_waiting*: arrival number of who is to start next."""
         self._held_bytes[lane] = nbytes
         if oldest_waiting is None:
             self._oldest_waiting.pop(lane, None)
@@ -41,13 +41,20 @@ class CacheRoom:
             return True
         if any(oldest < arrival for oldest in self._oldest_waiting.values()):
             return False
-        used_bytes = self._used_bytes
-        return not used_bytes or used_bytes + nbytes * _HEADROOM <= self._limit_bytes
+        return not self._used_bytes or self._fits(nbytes)
+
+    def spares(self, nbytes: int) -> bool:
+        """Whether there are *nbytes* that nobody waits for."""
+        return not self._oldest_waiting and self._fits(nbytes)
 
     @property
     def overfull(self) -> bool:
         """Whether somebody has to pause."""
         return self._limit_bytes is not None and self._used_bytes > self._limit_bytes
+
+    def _fits(self, nbytes: int) -> bool:
+        limit_bytes = self._limit_bytes
+        return limit_bytes is None or self._used_bytes + nbytes * _HEADROOM <= limit_bytes
 
     @property
     def _used_bytes(self) -> int:

@@ -163,12 +163,15 @@ class Engine:
 
     def _make_room(self) -> None:
         """Pause the youngest requests until keys and values fit; the oldest goes on in any case."""
+        if self._room.overfull:
+            for replica, lane in list(self._lanes.items()):
+                self._guarded(replica, lane.reap)
         while self._room.overfull:
             lanes = {replica: lane for replica, lane in self._lanes.items() if lane.running}
             if sum(lane.running for lane in lanes.values()) < 2:
                 return
             replica = max(lanes, key=lambda replica: lanes[replica].youngest)
-            self._guarded(replica, lanes[replica].make_way)
+            self._guarded(replica, lanes[replica].pause_youngest)
 
     def _read_inbox(self) -> None:
         """Handle what was posted; wait for something if there is no work."""

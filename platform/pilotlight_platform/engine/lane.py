@@ -7,11 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from transformers import DynamicCache
 
-from pilotlight_platform.engine.batch import Batch, cache_nbytes, mergeable, prefill
+from pilotlight_platform.engine.batch import Batch, cache_nbytes, prefill
 from pilotlight_platform.engine.cache import CacheGrowth
 from pilotlight_platform.engine.cache_room import CacheRoom
 from pilotlight_platform.engine.replica import Replica
@@ -62,18 +63,8 @@ class Lane:
         """Arrival number of the last one of them that came."""
         return max(running.ticket.arrival for running in self._running.values())
 
-    def make_way(self) -> None:
-        """Give the keys and values up of who has gone, else of the youngest.
-
-        They are computed again when there is room.
-        """
-        if any(running.ticket.cancelled for running in self._running.values()):
-            self._reap()
-        else:
-            self._pause_youngest()
-        self._note_room()
-
-    def _pause_youngest(self) -> None:
+    def pause_youngest(self) -> None:
+        """Give its keys and values up; they are computed again when there is room."""
         paused = max(self._running.values(), key=lambda running: running.ticket.arrival)
         logger.info(
             "cache_full paused=%s tokens=%d",
@@ -84,9 +75,11 @@ class Lane:
         paused.held = True
         self._held.appendleft(paused)  # it is older than all that wait
         self._keep_running()
+        self._note_room()
 
     def add(self, ticket: Ticket) -> None:
         self._waiting.append(ticket)
+        self._note_room()
 
     def turn(self) -> None:
         """Forget the cancelled, admit at most one request, decode one step of every row.
@@ -95,9 +88,10 @@ class Lane:
             ReplicaGoneError: if the replica has been detached.
         """
         with self._replica.in_use():
-            self._reap()
-            if len(self._running) < self._max_batch:
+            self.reap()
+            if not self._full:
                 self._admit()
+            self._merge()
             for batch in list(self._batches):
                 self._decode(batch)
             self._batches = [batch for batch in self._batches if batch.rows]
@@ -114,7 +108,8 @@ class Lane:
         for ticket in tickets:
             ticket.fail(error_for(ticket))
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Let go of the cancelled."""
         for ticket in [ticket for ticket in self._waiting if ticket.cancelled]:
             self._waiting.remove(ticket)
             ticket.settle()
@@ -127,6 +122,11 @@ class Lane:
             running.ticket.settle()
         if cancelled:
             self._keep_running()
+            self._note_room()
+
+    @property
+    def _full(self) -> bool:
+        return len(self._running) >= self._max_batch
 
     def _admit(self) -> None:
         """Start at most one request, the oldest that waits, if there is room for it."""
@@ -150,16 +150,31 @@ class Lane:
 
     def _has_room(self, running: _Running) -> bool:
         growth = self._skeleton.cache_growth
-        alone = 0 if growth is None else cache_nbytes(growth, 1, running.sequence.length)
+        if growth is None:  # its rehearsal, which waits for nobody: a cold start waits for it
+            return True
+        alone = cache_nbytes(growth, 1, running.sequence.length)
         return self._batch_for(running) is not None or self._admits(running, alone)
 
     def _batch_for(self, running: _Running) -> Batch | None:
         """One that has room for it as one more row, padding included; else it is a batch alone."""
-        length = running.sequence.length
         for batch in self._batches:
-            if batch.shared and self._admits(running, batch.nbytes_of_one_more(length)):
+            more = batch.nbytes_with(1, running.sequence.length) - batch.nbytes
+            if batch.shared and self._admits(running, more):
                 return batch
         return None
+
+    def _merge(self) -> None:
+        """Make one batch of two that were kept apart, where padding fits by now.
+
+        Each is a pass over all weights in every step.
+        """
+        shared = [batch for batch in self._batches if batch.shared]
+        for ours, theirs in pairwise(shared):
+            merged = ours.nbytes_with(len(theirs.rows), theirs.columns)
+            if self._room.spares(merged - ours.nbytes - theirs.nbytes):
+                ours.join(theirs)
+                self._batches.remove(theirs)
+                return
 
     def _admits(self, running: _Running, nbytes: int) -> bool:
         return self._room.admits(running.ticket.arrival, nbytes)
@@ -188,15 +203,20 @@ class Lane:
             self._place(running, cache)
 
     def _note_room(self) -> None:
-        oldest = self._held[0].ticket.arrival if self._held else None
+        oldest = None
+        if not self._full:  # else they wait for a place, and hold nobody else back
+            held = self._held[0].ticket if self._held else None
+            first = held or (self._waiting[0] if self._waiting else None)
+            oldest = None if first is None else first.arrival
         self._room.note(self, sum(batch.nbytes for batch in self._batches), oldest)
 
     def _place(self, running: _Running, cache: DynamicCache) -> None:
-        batch = self._batch_for(running) if mergeable(self._skeleton, cache) else None
+        new = Batch(self._skeleton, running.sequence, cache)
+        batch = self._batch_for(running) if new.shared else None
         if batch is None:
-            self._batches.append(Batch(self._skeleton, running.sequence, cache))
+            self._batches.append(new)
         else:
-            batch.join(running.sequence, cache)
+            batch.join(new)
 
     def _cold_spans(self) -> tuple[list[Span], bool]:
         if not self._cold:
