@@ -137,3 +137,12 @@ def test_news_that_are_closed_tell_nothing() -> None:
 
     asyncio.run(run())
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"attempts": 2}, {"spans": (*SPANS, Span("room", 10.01, 10.1))}],
+    ids=["a replica went", "others took the memory"],
+)
+def test_cold_answer_leaves_out_what_the_next_start_will_not_meet(change: dict[str, Any]) -> None:
+    assert cold_answer(line(**change)) is None

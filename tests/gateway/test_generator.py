@@ -73,7 +73,9 @@ def test_generation_without_a_ready_replica_is_cold() -> None:
 def test_generation_whose_only_replica_has_gone_is_cold() -> None:
     attaching = RouteReplica("w2", False)
 
-    assert started(RouteReplica("w1", True), placed=attaching, gone=("w1",)).timeline.cold
+    timeline = started(RouteReplica("w1", True), placed=attaching, gone=("w1",)).timeline
+
+    assert (timeline.cold, timeline.attempts) == (True, 2)
 
 
 def test_generation_whose_second_attempt_finds_a_ready_replica_stays_cold() -> None:

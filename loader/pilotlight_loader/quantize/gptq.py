@@ -35,7 +35,7 @@ def gptq(weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme) -> Matrix:
     """*weight* [N, K], finite, as *scheme* says, for inputs whose sum of x xᵀ is *hessian* [K, K].
 
     *hessian*, float32, is consumed: its memory is worked in. Raises ValueError for one that is not
-    finite.
+    finite, or that no damping makes regular.
     """
     kind, dtype = scheme.kind, weight.dtype
     rows, columns = weight.shape

@@ -41,7 +41,9 @@ def inverse_root(hessian: torch.Tensor) -> torch.Tensor:
             _invert(hessian, blocks)
             return hessian
         _restore(hessian, blocks, corners)
-    raise ValueError("the text that calibrates is too short for this weight")
+    raise ValueError(
+        "the text that calibrates is too short for this weight, or makes inputs beyond float32"
+    )
 
 
 def _blocks(size: int) -> list[slice]:

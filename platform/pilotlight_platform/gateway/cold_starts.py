@@ -79,8 +79,8 @@ def cold_answer(timeline: Timeline) -> ColdAnswer | None:
     attach = next((span for span in timeline.spans if span.name == "attach"), None)
     if attach is None or not timeline.cold:
         return None
-    if any(span.name == "room" for span in timeline.spans):
-        return None  # others took the memory: that says nothing of the next cold start
+    if timeline.attempts > 1 or any(span.name == "room" for span in timeline.spans):
+        return None  # a replica went, or others took the memory: the next cold start is another
     if timeline.ttft_s is None or timeline.revision_id is None:
         return None
     stage = next((span for span in timeline.spans if span.name == "stage"), None)

@@ -136,6 +136,7 @@ class Generator:
                 # A request that has cost two workers may be the cause: it gets no third.
                 lost += isinstance(error, WorkerLostError)
                 attempts += 1
+                routed.line = replace(routed.line, attempts=attempts + 1)
                 if lost == _MAX_LOST_WORKERS or time.monotonic() + _PAUSE_S > deadline:
                     raise
             if lost or attempts > 1:

@@ -45,7 +45,8 @@ class Timeline:
     endpoint: str
     at_s: float  # Unix seconds, when the gateway received the request
     status: int  # HTTP status; 200 for a stream that began, see `error` for how it ended
-    cold: bool = False  # admitted with no ready replica
+    cold: bool = False  # at one of its attempts no replica was ready
+    attempts: int = 1  # replicas that it was sent to; the others had gone
     revision_id: str | None = None
     worker_id: str | None = None
     ttft_s: float | None = None

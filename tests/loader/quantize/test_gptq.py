@@ -129,4 +129,4 @@ def test_gptq_takes_less_memory_than_its_hessian(kind) -> None:
         timeout=150,
     )
 
-    assert int(done.stdout) < 0.75 * hessian_bytes  # the weight in float32 is a quarter of it
+    assert int(done.stdout) < 0.9 * hessian_bytes  # 0.68 seen, a quarter for the weight
