@@ -171,6 +171,10 @@ class Autoscaler(Notified):
             self._unplaced = actions.unplaced(short)
             self._room_due_s = actions.room_due_s(short)
             needed = needed_workers(draft, short)
+            for each in short:
+                # As a forecast, but a pool may grow for it.
+                if each.rule is Rule.DEPLOY and draft.now_s >= each.snapshot.retry_at_s:
+                    watch.postpone(each, now_s)
         orders: tuple[Attach | Detach | Drain, ...] = (*attach, *detach, *drain)
         for order in orders:
             view = mirror.models.get(order.model)
