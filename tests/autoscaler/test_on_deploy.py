@@ -97,7 +97,7 @@ def test_on_deploy_waits_for_room_and_evicts_nothing() -> None:
     live.join(0, ReplicaSnapshot("b", "b-1", GB, Phase.READY, 10, 0, 10))
     live.autoscaler.deployed("a")
     decision = live.decide(20)
-    assert (decision.attach, [each.model for each in decision.unplaced]) == ((), ["a"])
+    assert (decision.attach, decision.unplaced) == ((), ())
     assert decision.pool is not None
     assert decision.pool.workers == 2
 
@@ -131,8 +131,7 @@ def test_on_deploy_that_waits_for_room_is_over_when_it_is_set_to_false() -> None
     live.decide(20)
     config = AutoscalingConfig.model_validate({"prewarm": {"on_deploy": False}})
     live.autoscaler.update_model(replace(live.model, config=config))
-    assert live.decide(25).unplaced == ()
-
+    live.decide(25)
     live.autoscaler.remove_replica("w0", "b-1")
     assert live.decide(40).attach == ()
 
