@@ -163,14 +163,14 @@ class Autoscaler(Notified):
         leave = watch.leaving or mirror.obsolete
         detach = actions.detach(sorted(watch.leaving)) if leave else ()
         drain = actions.drain(sorted(watch.draining)) if watch.draining else ()
-        needed = 0
         short = self._short(draft, lacking) if lacking else []  # else nobody was evicted
+        needed = needed_workers(draft, short) if short else 0
+        short = [each for each in short if not self._waits(each, now_s)]
         watch.short = {each.name for each in short}
         if short:
             watch.lacking |= watch.short  # also who was evicted from
             self._unplaced = actions.unplaced(short)
             self._room_due_s = actions.room_due_s(short)
-            needed = needed_workers(draft, short)
         orders: tuple[Attach | Detach | Drain, ...] = (*attach, *detach, *drain)
         for order in orders:
             view = mirror.models.get(order.model)
@@ -198,6 +198,13 @@ class Autoscaler(Notified):
             else:
                 found.append(each)
         return found
+
+    def _waits(self, view: ModelView, now_s: float) -> bool:
+        """A start at a deploy tries again as a forecast does; but a pool may grow for it."""
+        if view.rule is not Rule.DEPLOY or now_s < view.snapshot.retry_at_s:
+            return False
+        self._watch.postpone(view, now_s)
+        return True
 
     def _wake_s(self, now_s: float) -> float | None:
         wake_s = min(self._watch.due_s(), self._room_due_s, self._pool.due_s)

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heappush
+from itertools import groupby
+from operator import itemgetter
 
 from pilotlight_autoscaler.config import AutoscalingConfig
-from pilotlight_autoscaler.demand import floor_replicas
 from pilotlight_autoscaler.placement import format_bytes
 
-# Schedules are looked at so far ahead, and no further than so many changes of theirs.
+# Schedules are looked at so far ahead. A floor that begins more often, every ten minutes and twelve
+# hours before and after, is taken as if it always held.
 HORIZON_S = 7 * 86400.0
-_MAX_CHANGES = 10_000
+_MAX_STARTS = 1152
 _MAX_NAMED = 5
 
 _Held = tuple[int, ...]  # replicas by model
@@ -62,7 +63,7 @@ def find_shortage(keepers: Sequence[Keeper], room: Room, now_s: float) -> Shorta
     workers = least_workers(keepers, always, room)
     at_s, held = None, always
     if workers <= room.workers:
-        highest = tuple(_highest(each.config) for each in keepers)
+        highest = tuple(highest_floor(each.config) for each in keepers)
         if least_workers(keepers, highest, room) <= room.workers:
             return None  # even if all of them were at once
         workers, at_s, held = _peak(keepers, room, now_s)
@@ -85,33 +86,40 @@ def least_workers(keepers: Sequence[Keeper], held: _Held, room: Room) -> int:
     return max(needed)
 
 
-def _highest(config: AutoscalingConfig) -> int:
+def highest_floor(config: AutoscalingConfig) -> int:
+    """``min_replicas``, or the most of the schedule."""
     return max(config.min_replicas, *(floor.min_replicas for floor in config.schedule), 0)
 
 
 def _peak(keepers: Sequence[Keeper], room: Room, now_s: float) -> tuple[int, float | None, _Held]:
     """The most that is needed within the horizon, from when on, and what is held then."""
-    held = [floor_replicas(each.config, now_s) for each in keepers]
+    least = [each.config.min_replicas for each in keepers]
+    edges: list[tuple[float, bool, int, int]] = []  # at one time ends first: they are not held
+    for n, each in enumerate(keepers):
+        for floor in each.config.schedule:
+            spans = floor.spans(now_s, now_s + HORIZON_S, _MAX_STARTS)
+            if spans is None:
+                least[n] = max(least[n], floor.min_replicas)
+                continue
+            for begin_s, end_s in spans:
+                edges.append((begin_s, True, n, floor.min_replicas))
+                edges.append((end_s, False, n, floor.min_replicas))
+    edges.sort()
+    held = list(least)
+    holding: list[list[int]] = [[] for _ in keepers]
     peak: tuple[int, float | None, _Held]
     peak = least_workers(keepers, tuple(held), room), now_s, tuple(held)
-    due = [
-        (at_s, n, k)
-        for n, each in enumerate(keepers)
-        for k, floor in enumerate(each.config.schedule)
-        if (at_s := floor.next_change_s(now_s)) is not None
-    ]
-    heapify(due)
-    for _ in range(_MAX_CHANGES):
-        if not due or due[0][0] > now_s + HORIZON_S:
-            break
-        at_s, n, k = heappop(due)
-        config = keepers[n].config
-        held[n] = floor_replicas(config, at_s)
-        next_s = config.schedule[k].next_change_s(at_s)
-        if next_s is not None:
-            heappush(due, (next_s, n, k))
-        if due and due[0][0] <= at_s:
-            continue  # what ends as this begins is not held with it
+    for at_s, group in groupby(edges, itemgetter(0)):
+        more = False
+        for _, begins, n, count in group:
+            if begins:
+                holding[n].append(count)
+            else:
+                holding[n].remove(count)
+            before, held[n] = held[n], max(least[n], *holding[n], 0)
+            more = more or held[n] > before
+        if not more:
+            continue
         workers = least_workers(keepers, tuple(held), room)
         if workers > peak[0]:
             peak = workers, at_s, tuple(held)

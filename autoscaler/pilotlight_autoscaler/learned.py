@@ -36,6 +36,7 @@ class Learned:
         "first_due",
         "first_tokens",
         "gaps",
+        "granted",
         "guard",
         "hit_rate",
         "idle_since_s",
@@ -69,6 +70,7 @@ class Learned:
         self.prewarm_until_s: float | None = None  # a replica that nobody asked for stays so long
         self.prewarm_retry_s = 0.0
         self.first_due = False  # a replica that was asked for at the deploy has not been there yet
+        self.granted = 0  # replicas that need no delay: from zero, or there already
         self.rising_since_s: float | None = None  # the load has asked for more; None: it does not
         self.stepped_at_s = 0.0  # of the last step down, and how far it may go
         self.step_floor = 0
@@ -128,6 +130,7 @@ class Learned:
             step=StepState(at_s=self.stepped_at_s, floor=self.step_floor),
             service_s=self.service_s,
             idle_since_s=self.idle_since_s,
+            granted=self.granted,
             rising_since_s=self.rising_since_s,
             rule=self.rule,
         )
@@ -158,6 +161,7 @@ class Learned:
         learned.prewarm_until_s = state.prewarm.until_s
         learned.prewarm_retry_s = state.prewarm.retry_s
         learned.first_due = state.prewarm.first_due
+        learned.granted = state.granted
         learned.rising_since_s = state.rising_since_s
         learned.stepped_at_s, learned.step_floor = state.step.at_s, state.step.floor
         learned.service_s, learned.idle_since_s = state.service_s, state.idle_since_s

@@ -114,8 +114,10 @@ class Look:
             learned.prewarm_until_s = None
         if want:
             return want, rule, inf
-        if learned.first_due:
+        if learned.first_due and model.snapshot.config.prewarm.on_deploy:
             model.forecast = None
+            if now_s < learned.prewarm_retry_s:
+                return 0, Rule.REST, learned.prewarm_retry_s
             return 1, Rule.DEPLOY, inf
         model.forecast, at_s = self._forecast(model, now_s)
         if model.forecast is None:
@@ -141,7 +143,7 @@ class Look:
             model.due_s = at_s
 
     def postpone(self, model: ModelView, now_s: float) -> None:
-        """A forecast found no room: nothing is wanted until it is tried again."""
+        """What nobody asked for found no room: nothing is wanted until it is tried again."""
         model.learned.prewarm_retry_s = now_s + PREWARM_RETRY_S
         model.want, model.rule, model.forecast = 0, Rule.REST, None
         model.due_s = model.learned.prewarm_retry_s

@@ -11,7 +11,8 @@ from pilotlight_autoscaler.worker_view import IdleReplica
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
-_Cost = tuple[int, float, int, float, float, int, int, int, str]
+_Near = tuple[bool, int]  # with spread: whether it evicts, replicas of the model on its node
+_Cost = tuple[_Near, float, int, float, float, int, int, int, str]
 
 
 def choose_seat(
@@ -19,10 +20,10 @@ def choose_seat(
 ) -> tuple[Seat, list[IdleReplica]] | None:
     """The worker for one more replica of *model*, and what it evicts for it.
 
-    With ``placement.spread``, one of a node that has the fewest replicas of it, in any case the one
-    with the least seconds in all: its loads under way, the bytes at its node's speed, and
-    the waiting that its victims will cost. Then one that evicts nothing, then the least loss, the
-    least busy, the emptiest.
+    With ``placement.spread``, one that evicts nothing, of a node that has the fewest replicas of
+    it; in any case the one with the least seconds in all: its loads under way, the bytes at its
+    node's speed, and the waiting that its victims will cost. Then one that evicts nothing, then the
+    least loss, the least busy, the emptiest.
     """
     snapshot = model.snapshot
     siblings = draft.siblings(model) if snapshot.config.placement.spread else None
@@ -33,12 +34,13 @@ def choose_seat(
     for seat in draft.seats():
         if seat.holds(snapshot.revision_id):
             continue
-        near = siblings[seat.view.snapshot.node_id] if siblings else 0
+        fits = seat.fits(snapshot.nbytes)
+        near = (not fits, siblings[seat.view.snapshot.node_id]) if siblings else (False, 0)
         load_s = draft.load_s(seat, model)
         if best is not None and (near, load_s) > best[0][:2]:
             continue  # its victims would only add to that
         victims: list[IdleReplica] = []
-        if not seat.fits(snapshot.nbytes):
+        if not fits:
             if seat.view.capacity_bytes < snapshot.nbytes or seat.view.snapshot.max_replicas < 1:
                 continue
             victims = choose_victims(draft, seat, snapshot.nbytes, may_go)
@@ -65,7 +67,7 @@ def _vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
 
 
 def _cost(
-    seat: Seat, near: int, load_s: float, victims: list[IdleReplica], cold_start_s: float
+    seat: Seat, near: _Near, load_s: float, victims: list[IdleReplica], cold_start_s: float
 ) -> _Cost:
     order = (seat.view.ongoing, -seat.free_bytes, seat.view.worker_id)
     if not victims:

@@ -61,6 +61,30 @@ class Floor(BaseModel):
             return began_s + self.duration_s
         return self._next_start_s(now_s)
 
+    def spans(self, from_s: float, to_s: float, most: int) -> list[tuple[float, float]] | None:
+        """When it holds between two times, each span from its begin on until its end, in order;
+        None if it begins more than *most* times.
+        """
+        zone = ZoneInfo(self.timezone)
+        minutes, hours = (sorted(each) for each in parse_cron(self.cron)[:2])
+        first = datetime.fromtimestamp(from_s - self.duration_s, zone)
+        days = int((to_s - from_s + self.duration_s) // 86400) + 2
+        dates = [first + timedelta(days=n) for n in range(days)]
+        dates = [date for date in dates if _matches_day(parse_cron(self.cron), date)]
+        if len(dates) * len(hours) * len(minutes) > most:
+            return None
+        starts = [_start_s(date, hour, m) for date in dates for hour in hours for m in minutes]
+        found: list[tuple[float, float]] = []
+        for at_s in sorted(starts):  # where an hour is skipped they are not
+            ends_s = at_s + self.duration_s
+            if ends_s <= from_s or at_s > to_s:
+                continue
+            if found and at_s <= found[-1][1]:
+                found[-1] = found[-1][0], ends_s
+            else:
+                found.append((max(at_s, from_s), ends_s))
+        return found
+
     def _last_start_s(self, now_s: float) -> float | None:
         at = datetime.fromtimestamp(now_s, ZoneInfo(self.timezone))
         return _search(self.cron, at, -1, self.duration_s)
@@ -132,8 +156,11 @@ def _search(cron: str, at: datetime, step: int, horizon_s: float) -> float | Non
             continue
         for hour in hours:
             for minute in minutes:
-                start = day.replace(hour=hour, minute=minute, fold=0)
-                start_s = start.timestamp()
+                start_s = _start_s(day, hour, minute)
                 if (start_s >= at_s) if step > 0 else (start_s <= at_s):
                     return start_s
     return None
+
+
+def _start_s(day: datetime, hour: int, minute: int) -> float:
+    return day.replace(hour=hour, minute=minute, second=0, microsecond=0, fold=0).timestamp()

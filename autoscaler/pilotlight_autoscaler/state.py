@@ -128,6 +128,7 @@ class ModelState(_State):
     step: StepState = StepState()
     service_s: _Amount = 0.0
     idle_since_s: _Amount | None = None
+    granted: _Count = 0
     rising_since_s: _Amount | None = None
     rule: Annotated[str, Field(max_length=32)] = ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil, inf
 
 from pilotlight_autoscaler.decision import Rule
+from pilotlight_autoscaler.demand import replicas_for
 from pilotlight_autoscaler.model_view import ModelView
 
 
@@ -13,22 +14,38 @@ def granted(
 ) -> tuple[int, Rule, float]:
     """Of *want* replicas, how many to have now, by which rule, and when to ask for more.
 
-    While none is ready everything is granted at once, and *floor* is at any time. Reckoned from the
-    ready replicas, not from those on their way: asked again, the same decision grants no more.
+    While none is ready everything is granted at once, and *floor* is at any time. So is what was
+    granted before and has not come yet, or was lost. Reckoned from the ready replicas, not from
+    those on their way: asked again, the same decision grants no more.
     """
     learned, config = model.learned, model.snapshot.config
     delay_s, factor = config.upscale_delay_s, config.upscaling_factor
+    if not model.ready or (delay_s == 0 and factor == 1):
+        learned.granted, learned.rising_since_s = want, None
+        return want, rule, inf
     live = model.ready + model.attaching
-    least = max(live, floor)
-    if want <= least or not model.ready or (delay_s == 0 and factor == 1):
+    learned.granted = max(min(learned.granted, want), model.ready)
+    least = max(live, floor, learned.granted)
+    if want <= least:
+        # A load that falls for a moment does not begin the delay anew.
+        if learned.rising_since_s is not None and _mean_wants(model, now_s) > least:
+            return want, rule, now_s + learned.load.width_s
         learned.rising_since_s = None
         return want, rule, inf
     if learned.rising_since_s is None:
         learned.rising_since_s = now_s
     due_s = learned.rising_since_s + delay_s
+    least_rule = Rule.FLOOR if least == floor > live else rule
     if now_s < due_s:
-        return least, Rule.FLOOR if floor > live else rule, due_s
+        return least, least_rule, due_s
     # Bounded before rounding: a large factor may go beyond any number of replicas.
     step = min(factor * (want - model.ready), config.max_replicas)
     aim = min(model.ready + ceil(step * (1 - 1e-9)), config.max_replicas)
-    return (aim, rule, inf) if aim > least else (least, Rule.FLOOR if floor > live else rule, inf)
+    return (aim, rule, inf) if aim > least else (least, least_rule, inf)
+
+
+def _mean_wants(model: ModelView, now_s: float) -> int:
+    """Replicas for the mean of the stable or of the panic window, whichever is more."""
+    load, config = model.learned.load, model.snapshot.config
+    mean = max(load.mean(now_s), load.mean(now_s, config.panic.window_s))
+    return replicas_for(mean, model.target, config.max_replicas)

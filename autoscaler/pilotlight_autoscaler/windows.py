@@ -66,6 +66,8 @@ class LoadWindow:
         at_s = max(self.seen_s, oldest * width_s) if self.load > 0 else now_s
         while at_s < now_s:
             number = int(at_s // width_s)
+            if (number + 1) * width_s <= at_s:  # the quotient of an edge may be a hair too small
+                number += 1
             end_s = min(now_s, (number + 1) * width_s)
             if end_s <= at_s:  # the rounding of a very large time
                 break

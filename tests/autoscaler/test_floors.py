@@ -21,6 +21,10 @@ def daily(hour: int, hours: float, replicas: int) -> dict[str, object]:
     return {"cron": cron, "duration_s": f"{hours:g}h", "min_replicas": replicas}
 
 
+def quarterly(minute: int) -> dict[str, object]:
+    return {"cron": f"{minute}-59/15 * * * *", "duration_s": "5m", "min_replicas": 1}
+
+
 def text(room: Room, *keepers: Keeper) -> str:
     found = find_shortage(keepers, room, MONDAY_S)
     return "" if found is None else found.text
@@ -108,3 +112,34 @@ def test_scheduled_floor_adds_to_what_others_always_keep() -> None:
 
     assert found is not None
     assert (found.workers, found.at_s) == (3, MONDAY_S + 8 * 3600)
+
+
+def test_scheduled_floor_that_comes_and_goes_all_the_time_is_taken_as_always_held() -> None:
+    often = {"cron": "*/2 * * * *", "duration_s": "1m", "min_replicas": 2}
+    odd = {"cron": "1-59/2 * * * *", "duration_s": "1m", "min_replicas": 1}
+
+    found = find_shortage(
+        (keeper("a", 0, 8, schedule=[often]), keeper("b", 0, 8, schedule=[odd])),
+        Room(2, 10 * GB, 16),
+        MONDAY_S,
+    )
+
+    assert found is not None
+    assert (found.workers, found.at_s) == (3, MONDAY_S)
+
+
+def test_scheduled_floor_late_in_the_week_counts_whatever_changes_before_it() -> None:
+    busy = [keeper(f"m{n}", 0, schedule=[quarterly(10)]) for n in range(20)]
+    sunday = {"cron": "0 8 * * sun", "duration_s": "1h", "min_replicas": 5}
+
+    found = find_shortage((*busy, keeper("late", 0, schedule=[sunday])), Room(4), MONDAY_S)
+
+    assert found is not None
+    assert found.at_s == MONDAY_S + 6 * 86400 + 8 * 3600
+
+
+def test_scheduled_floors_that_alternate_within_an_hour_fit() -> None:
+    first = keeper("first", 0, 8, schedule=[quarterly(0)])
+    second = keeper("second", 0, 8, schedule=[quarterly(7)])
+
+    assert find_shortage((first, second), Room(1, 10 * GB, 16), MONDAY_S) is None

@@ -97,13 +97,43 @@ def test_on_deploy_waits_for_room_and_evicts_nothing() -> None:
     live.join(0, ReplicaSnapshot("b", "b-1", GB, Phase.READY, 10, 0, 10))
     live.autoscaler.deployed("a")
     decision = live.decide(20)
-    assert (decision.attach, [each.model for each in decision.unplaced]) == ((), ["a"])
+    assert (decision.attach, decision.unplaced) == ((), ())
     assert decision.pool is not None
     assert decision.pool.workers == 2
 
     live.join(1)
     (attach,) = live.autoscaler.decide(30).attach
     assert (attach.worker_id, attach.evict) == ("w1", ())
+
+
+def full() -> Live:
+    """Its only worker is taken by another model."""
+    live = Live()
+    live.autoscaler.update_model(
+        ModelSnapshot("b", "b-1", GB, AutoscalingConfig(idle_timeout_s=900))
+    )
+    live.join(0, ReplicaSnapshot("b", "b-1", GB, Phase.READY, 10, 0, 10))
+    live.autoscaler.deployed("a")
+    return live
+
+
+def test_on_deploy_without_room_is_tried_again_in_ten_seconds() -> None:
+    live = full()
+    assert live.decide(20).wake_at_s == 30
+    live.autoscaler.remove_replica("w0", "b-1")
+
+    assert live.decide(29).attach == ()
+    assert len(live.decide(30).attach) == 1
+
+
+def test_on_deploy_that_waits_for_room_is_over_when_it_is_set_to_false() -> None:
+    live = full()
+    live.decide(20)
+    config = AutoscalingConfig.model_validate({"prewarm": {"on_deploy": False}})
+    live.autoscaler.update_model(replace(live.model, config=config))
+    live.decide(25)
+    live.autoscaler.remove_replica("w0", "b-1")
+    assert live.decide(40).attach == ()
 
 
 def test_on_deploy_tries_again_after_a_failed_attach() -> None:

@@ -56,6 +56,20 @@ def test_floor_across_a_changed_clock_lasts_as_long_as_it_says() -> None:
     assert floor.next_change_s(began) == began + 8 * 3600 == at("2026-10-25 05:00")
 
 
+@pytest.mark.parametrize("day", ["2026-03-28 23:10", "2026-10-24 21:10"])
+@pytest.mark.parametrize("cron", ["30 1 * * *", "0 1-2 * * *", "*/20 0-3 * * sun", "0 22 * * *"])
+@pytest.mark.parametrize("duration_s", [600, 1200, 4 * 3600])
+def test_floor_spans_are_where_it_covers(day: str, cron: str, duration_s: float) -> None:
+    """Also where the clock is changed."""
+    floor = Floor(cron=cron, duration_s=duration_s, min_replicas=1, timezone="Europe/London")
+    spans = floor.spans(at(day), at(day) + 86400, 999)
+
+    assert spans is not None
+    for now_s in range(int(at(day)), int(at(day)) + 86400, 300):
+        held = any(begin_s <= now_s < end_s for begin_s, end_s in spans)
+        assert held == floor.covers(now_s)
+
+
 @pytest.mark.parametrize(
     "cron", ["0 8 * *", "60 8 * * *", "0 8 * * funday", "a b c d e", "0 9-8 * * *"]
 )

@@ -83,8 +83,27 @@ def test_upscale_delay_is_when_it_wants_to_be_asked_again() -> None:
     assert len(growing.decide(wake_s - growing.now_s).attach) == 3
 
 
-def test_upscale_delay_counts_anew_after_the_load_has_asked_for_no_more() -> None:
-    growing = Growing(upscale_delay_s=20, panic={"threshold": 9, "queue_slo_s": 99})
+CALM = {"threshold": 9, "queue_slo_s": 99, "stable_window_s": 10, "window_s": 5}  # no panic
+
+
+def test_upscale_delay_counts_anew_when_the_mean_load_asks_for_no_more() -> None:
+    growing = Growing(upscale_delay_s=20, panic=CALM)
+    growing.queue(1)
+    growing.decide()
+    growing.now_s += 15
+    growing.queue(0)
+    wake_s = growing.decide().wake_at_s
+    while wake_s is not None and growing.now_s < 1030:
+        wake_s = growing.decide(wake_s - growing.now_s).wake_at_s
+    growing.queue(1)
+
+    assert growing.decide().attach == ()
+    assert growing.decide(19.0).attach == ()
+    assert len(growing.decide(1.0).attach) == 1
+
+
+def test_upscale_delay_goes_on_while_the_load_falls_for_a_moment() -> None:
+    growing = Growing(upscale_delay_s=20, panic=CALM)
     growing.queue(1)
     growing.decide()
     growing.now_s += 15
@@ -92,9 +111,8 @@ def test_upscale_delay_counts_anew_after_the_load_has_asked_for_no_more() -> Non
     growing.decide()
     growing.queue(1)
 
-    assert growing.decide().attach == ()
-    assert growing.decide(19.0).attach == ()
-    assert len(growing.decide(1.0).attach) == 1
+    assert growing.decide(0.1).attach == ()
+    assert len(growing.decide(4.9).attach) == 1
 
 
 def test_upscale_delay_also_holds_a_panic_back() -> None:
@@ -114,6 +132,34 @@ def test_upscale_delay_delays_nothing_from_zero() -> None:
 
     growing.queue(3)
     assert len(growing.decide().attach) == 1
+
+
+@pytest.mark.parametrize("config", [{"upscale_delay_s": 100}, {"upscaling_factor": 0.1}])
+def test_upscaling_delays_nothing_of_a_burst_from_zero(config: dict[str, float]) -> None:
+    """Room for the rest comes when the first one is ready."""
+    growing = Growing(ready=0, panic={"threshold": 9, "queue_slo_s": 99}, **config)
+    for n in range(1, 9):
+        growing.autoscaler.remove_worker(f"w{n}")
+    growing.queue(3)
+    assert len(growing.decide().attach) == 1
+    growing.put("w0", Phase.READY)
+    growing.queue(2)
+    growing.decide(1)
+    for n in range(1, 9):
+        growing.autoscaler.update_worker(WorkerSnapshot(f"w{n}", "node", GB, 1))
+
+    assert len(growing.decide(1).attach) == 2
+    growing.queue(6)
+    assert growing.decide().attach == ()
+
+
+def test_upscale_delay_does_not_delay_the_place_of_a_lost_replica() -> None:
+    growing = Growing(ready=3, upscale_delay_s=100)
+    growing.decide()
+    growing.autoscaler.remove_replica("w2", "a-1")
+    growing.queue(1)
+
+    assert len(growing.decide(1).attach) == 1
 
 
 def test_upscale_delay_does_not_delay_a_floor() -> None:

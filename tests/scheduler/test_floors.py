@@ -68,6 +68,23 @@ def test_floors_that_did_not_fit_before_hinder_no_change_that_asks_for_no_more()
         asyncio.run(floors.check_model("a", config(5), 6 * GB))
 
 
+def test_floors_that_did_not_fit_before_may_be_lowered_in_part() -> None:
+    """They need more workers at another time than min_replicas did at any."""
+    day = {"cron": "0 8 * * *", "duration_s": "2h"}
+
+    def both(least: int, most: int) -> AutoscalingConfig:
+        schedule = [{**day, "min_replicas": most}]
+        values = {"min_replicas": least, "max_replicas": 9, "schedule": schedule}
+        return AutoscalingConfig.model_validate(values)
+
+    old = both(3, 8).model_dump()
+    floors = build(model_record("a", nbytes=GB, **old), workers=2)
+
+    asyncio.run(floors.check_model("a", both(1, 7), GB))
+    with pytest.raises(FloorsTooHighError):
+        asyncio.run(floors.check_model("a", both(1, 9), GB))
+
+
 def test_floors_count_what_the_largest_worker_holds() -> None:
     floors = build(kept("a", 1, 6), kept("b", 1, 6))
     floors._cluster.join(WorkerInfo("w", "n", 1, 1, 12 * GB, 16))
@@ -87,8 +104,8 @@ def test_floors_that_do_not_fit_what_was_started_are_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING, "pilotlight.scheduler"):
-        build(kept("a", 2, 6)).warn()
+        asyncio.run(build(kept("a", 2, 6)).warn())
         assert not caplog.records
-        build(kept("a", 3, 6)).warn()
+        asyncio.run(build(kept("a", 3, 6)).warn())
 
     assert "floors_too_high reason=a: min_replicas keeps 3 replicas" in caplog.text

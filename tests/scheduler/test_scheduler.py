@@ -259,6 +259,24 @@ def test_scheduler_refuses_floors_that_do_not_fit_the_pool_together(start: Start
     asyncio.run(run())
 
 
+def test_scheduler_checks_floors_again_when_a_model_is_prepared(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with start() as bench:
+            await bench.join("w0")
+
+            async def shrink(worker_id: str, revision_id: str, path: str) -> None:
+                await bench.scheduler.configure_pool(PoolConfig(min_workers=0, max_workers=1))
+
+            monkeypatch.setattr(bench.workers, "prepare", shrink)
+            with pytest.raises(FloorsTooHighError, match="a: min_replicas keeps 2 replicas"):
+                await bench.scheduler.put_model(model_record("a", min_replicas=2, max_replicas=2))
+            assert await bench.scheduler.models() == []
+
+    asyncio.run(run())
+
+
 def test_scheduler_starts_a_replica_of_a_new_revision_where_that_was_asked_for(
     start: Start,
 ) -> None:

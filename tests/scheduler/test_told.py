@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.records import model_record
@@ -358,6 +359,33 @@ def test_told_of_a_visit_while_another_request_runs_leaves_the_gap_to_that() -> 
     world.changes.measured(world.cluster.workers["w0"])
 
     assert (learned.gaps.observed, learned.service_s) == (0, 0.05)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_told_of_visits_to_two_replicas_at_once_ends_one_gap(first: int) -> None:
+    """Both are over before any report, one of them 30 ms after the other."""
+    world, replica = resting()
+    learned = world.changes.autoscaler.view("a").learned
+    world.cluster.join(WorkerInfo("w9", "n", 1, 1, 1000, 2, 400, {}))
+    world.report("w9", (replica,))
+    world.cluster.workers["w9"].served()
+    ends = [("w0", 1100.0), ("w9", 1100.03)]
+    for worker_id, ended_s in ends if first == 0 else reversed(ends):
+        served = replace(replica, idle_since_s=ended_s, served=1, served_s=0.05)
+        world.report(worker_id, (served,))
+        world.changes.measured(world.cluster.workers[worker_id])
+        world.changes.rested("a", ended_s)
+
+    assert learned.gaps.observed == 1
+    assert learned.idle_since_s == 1100.03
+
+
+def test_told_of_a_rest_before_the_latest_arrival_lets_it_begin_there() -> None:
+    world, _ = resting()
+    world.changes.arrived("a", 1050.0, 1)
+    world.changes.rested("a", 1000.0)
+
+    assert world.changes.autoscaler.view("a").learned.idle_since_s == 1050.0
 
 
 def test_told_does_not_count_times_of_an_older_revision() -> None:

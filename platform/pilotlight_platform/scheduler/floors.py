@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
-from pilotlight_autoscaler.floors import Keeper, Room, find_shortage
+from pilotlight_autoscaler.floors import Keeper, Room, find_shortage, highest_floor
 from pilotlight_platform.errors import FloorsTooHighError
 from pilotlight_platform.scheduler.cluster import Cluster, now
 from pilotlight_platform.settings import Settings
@@ -28,11 +28,14 @@ class Floors:
     async def check_model(self, name: str, config: AutoscalingConfig, nbytes: int = 0) -> None:
         """Whether *name* may have these settings and weights; 0 bytes: not known yet.
 
-        Raises FloorsTooHighError if floors need more workers than there may be, and than before.
+        Raises FloorsTooHighError if floors need more workers than there may be, and than before;
+        not for what raises no floor of the model's and not its bytes.
         """
         before, room = self._keepers(), self._room(self._pool())
-        after = [each for each in before if each.name != name]
-        after.append(Keeper(name, config, nbytes))
+        new = Keeper(name, config, nbytes)
+        if any(_raises_nothing(each, new) for each in before if each.name == name):
+            return
+        after = [*(each for each in before if each.name != name), new]
         shortage = await asyncio.to_thread(find_shortage, after, room, now())
         if shortage is None:
             return
@@ -49,9 +52,10 @@ class Floors:
         if shortage is not None:
             raise FloorsTooHighError(shortage.text)
 
-    def warn(self) -> None:
+    async def warn(self) -> None:
         """A line in the log if what is live does not fit the pool that was started."""
-        shortage = find_shortage(self._keepers(), self._room(self._pool()), now())
+        keepers, room = self._keepers(), self._room(self._pool())
+        shortage = await asyncio.to_thread(find_shortage, keepers, room, now())
         if shortage is not None:
             logger.warning("floors_too_high reason=%s", shortage.text)
 
@@ -69,3 +73,11 @@ class Floors:
             slots=settings.worker_max_replicas,
             limit="max_workers" if settings.pool is not None else "--workers",
         )
+
+
+def _raises_nothing(old: Keeper, new: Keeper) -> bool:
+    return (
+        new.config.min_replicas <= old.config.min_replicas
+        and highest_floor(new.config) <= highest_floor(old.config)
+        and new.nbytes <= old.nbytes
+    )

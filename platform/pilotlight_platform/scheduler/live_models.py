@@ -56,10 +56,13 @@ class LiveModels:
         with self._cluster.arriving(record.revision.path):
             async with self._changing:
                 self._check_size(record)
-                spec = record.spec
-                await self._floors.check_model(spec.name, spec.autoscaling, record.revision.nbytes)
+                await self._check_floors(record)
                 await self._preparing.everywhere(record.revision)
                 return await self._publish(record)
+
+    async def _check_floors(self, record: ModelRecord) -> None:
+        spec = record.spec
+        await self._floors.check_model(spec.name, spec.autoscaling, record.revision.nbytes)
 
     def _check_size(self, record: ModelRecord) -> None:
         largest = self._cluster.largest_worker_bytes()
@@ -86,6 +89,7 @@ class LiveModels:
         if old is not None:
             record = record.model_copy(update={"created_at_s": old.record.created_at_s})
         record = await self._foretell(record)
+        await self._check_floors(record)  # the pool may have been made smaller meanwhile
         await self._write(name, self._store.put_model(record), record.revision.path)
         self._cluster.deploy(record)
         if old is not None:

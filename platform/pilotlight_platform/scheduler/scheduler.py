@@ -77,7 +77,7 @@ class Scheduler:
         self._requests = Requests(cluster, told, self._table, self._step)
         self._pool = PoolSettings(settings, pool, life, store.put_pool, tasks, self._pool_changed)
         self._floors = Floors(cluster, settings, lambda: self._pool.config)
-        self._floors.warn()
+        tasks.spawn(self._floors.warn())
         self._models = LiveModels(
             cluster, store, preparing, self._floors, tasks, foretelling.of, self._show
         )

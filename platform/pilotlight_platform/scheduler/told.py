@@ -35,6 +35,7 @@ class Told:
         self._workers: dict[str, WorkerSnapshot] = {}
         self._models: dict[str, ModelSnapshot] = {}
         self._idle: set[str] = set()  # models whose next request ends an idle gap
+        self._rest_s: dict[str, float] = {}  # latest rest of a model, or a visit since
         self._asked: dict[str, int] = {}  # arrivals by model since its last idle gap
         self._latest_s = 0.0
         self.lessons = 0  # counts what was learned from
@@ -48,7 +49,9 @@ class Told:
         """Take over what an earlier scheduler has learned; before anything else is told."""
         self.autoscaler.restore(state)
         self._latest_s = max(self._latest_s, state.decided_s)
-        self._idle = {name for name, m in state.models.items() if m.idle_since_s is not None}
+        rests = ((name, each.idle_since_s) for name, each in state.models.items())
+        self._rest_s = {name: at_s for name, at_s in rests if at_s is not None}
+        self._idle = set(self._rest_s)
 
     def decide(self, cluster: Cluster, now_s: float) -> Decision:
         """Tell of *cluster*, then ask."""
@@ -105,9 +108,7 @@ class Told:
     def rested(self, name: str, since_s: float) -> None:
         """Nothing of the model runs or waits any more."""
         if name in self._models and name not in self._idle:
-            self._idle.add(name)
-            self.lessons += 1
-            self.autoscaler.finished(name, max(0.0, since_s), left=0)
+            self._rests(name, since_s)
 
     def measured(self, worker: WorkerState) -> None:
         """Starts and requests in *worker* that have ended since last time."""
@@ -139,13 +140,25 @@ class Told:
         tell, and the next one begins with its end.
         """
         name, ended_s = replica.model, replica.idle_since_s
-        if ended_s is not None and name in self._models and name in self._idle:
-            self._arrived(name, max(0.0, ended_s - service_s), 1)
+        if ended_s is None or name not in self._models or name not in self._idle:
+            return
+        began_s = ended_s - service_s
+        if began_s > self._rest_s[name]:
+            self._arrived(name, began_s, 1)
+        elif ended_s > self._rest_s[name]:  # it began while another ran, and ended after that
+            self._rests(name, ended_s)
+
+    def _rests(self, name: str, since_s: float) -> None:
+        self._idle.add(name)
+        self._rest_s[name] = max(since_s, self._rest_s.get(name, 0.0))
+        self.lessons += 1
+        self.autoscaler.finished(name, self._rest_s[name], left=0)
 
     def _arrived(self, name: str, at_s: float, requests: int) -> None:
         before = 0 if name in self._idle else self._asked.get(name, 0)
         self._asked[name] = before + requests
         self._idle.discard(name)
+        self._rest_s[name] = max(at_s, self._rest_s.get(name, 0.0))
         self.lessons += 1
         self.autoscaler.arrived(name, at_s, requests)
 
@@ -195,6 +208,7 @@ class Told:
                 del self._models[name]
                 self._idle.discard(name)
                 self._asked.pop(name, None)
+                self._rest_s.pop(name, None)
                 self.lessons += 1  # what was learned of it is to be forgotten in the store, too
                 self.autoscaler.remove_model(name)
             return
