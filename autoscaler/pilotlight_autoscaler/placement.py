@@ -17,15 +17,12 @@ _Cost = tuple[float, int, float, float, int, int, int, str]
 def choose_seat(
     draft: Draft, model: ModelView, may_go: Callable[[IdleReplica], bool]
 ) -> tuple[Seat, list[IdleReplica]] | None:
-    """The worker for one more replica of *model*, and what it evicts for it.
+    """The worker for one more replica of *model* where ``vacant_seat`` has none; what it evicts.
 
     The one with the least seconds in all: its loads under way, the bytes at its node's speed, and
     the waiting that its victims will cost. Then one that evicts nothing, then the least loss, the
     least busy, the emptiest.
     """
-    vacant = _vacant_seat(draft, model)
-    if vacant is not None:
-        return vacant, []
     snapshot = model.snapshot
     best: tuple[_Cost, Seat, list[IdleReplica]] | None = None
     for seat in draft.seats():
@@ -47,7 +44,7 @@ def choose_seat(
     return None if best is None else (best[1], best[2])
 
 
-def _vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
+def vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
     """The first empty worker of the largest size that no other can beat: no search is needed."""
     snapshot, mirror = model.snapshot, draft.mirror
     least_s = mirror.sources.least_s(snapshot.revision_id, snapshot.nbytes)
