@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
 
 from pilotlight_autoscaler.decision import Attach, Detach, Drain, Reason, Rule, Unplaced
@@ -16,11 +16,13 @@ from pilotlight_autoscaler.explain import (
 )
 from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.model_view import ModelView
-from pilotlight_autoscaler.placement import choose_seat, why_unplaced
+from pilotlight_autoscaler.placement import choose_seat, vacant_seat, why_unplaced
 from pilotlight_autoscaler.replica_view import idle_since_s
-from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.snapshot import READY
 from pilotlight_autoscaler.surplus import step
 from pilotlight_autoscaler.worker_view import IdleReplica
+
+_PREWARM = Rule.PREWARM  # a name: see snapshot
 
 
 class Actions:
@@ -36,15 +38,16 @@ class Actions:
         waiting, others = _in_order(lacking, self._now_s)
         found: list[Attach] = []
         while True:
-            placed = self._round(waiting, others)
-            found += placed
+            evictions = self._draft.evictions
+            self._round(waiting, others, found)
             # What an eviction frees beyond its need may be enough for one that found no room.
-            if not any(action.evict for action in placed):
+            if self._draft.evictions == evictions:
                 return tuple(found)
 
     def detach(self, leaving: list[str]) -> tuple[Detach, ...]:
         """Idle replicas whose time has come, longest idle first; obsolete ones as soon as idle."""
-        orders = [*self._obsolete(), *self._timed_out(leaving)]
+        orders = self._obsolete() if self._draft.mirror.obsolete else []
+        orders += self._timed_out(leaving)
         if len(orders) > 1:
             orders.sort(key=lambda order: (order[0], order[1].worker_id, order[1].revision_id))
         return tuple([order for _, order in orders])
@@ -81,25 +84,29 @@ class Actions:
                 times += [idle.resident_until_s for idle in self._draft.idle(seat)]
         return min((time for time in times if time > self._now_s), default=inf)
 
-    def _round(self, waiting: list[ModelView], others: list[ModelView]) -> list[Attach]:
-        found: list[Attach] = []
-        for model in waiting:
-            if self._draft.live(model) == 0:
-                self._up_to(model, 1, found)
+    def _round(
+        self, waiting: list[ModelView], others: list[ModelView], found: list[Attach]
+    ) -> None:
+        if len(waiting) > 1:  # one replica each before more
+            for model in waiting:
+                if self._draft.live(model) == 0:
+                    self._up_to(model, 1, found)
         for model in waiting + others:
             self._up_to(model, model.want, found)
-        return found
 
     def _up_to(self, model: ModelView, replicas: int, found: list[Attach]) -> None:
         draft = self._draft
         live = draft.live(model)
         if live >= replicas:
             return
-        may_go = self._permission(model)
         for has in range(live, replicas):
-            if model.rule is Rule.PREWARM and not self._may_speculate(model):
+            if model.rule is _PREWARM and not self._may_speculate(model):
                 return
-            choice = choose_seat(draft, model, may_go)
+            seat = vacant_seat(draft, model)
+            if seat is not None:
+                found.append(self._attach(model, has, seat, []))
+                continue
+            choice = choose_seat(draft, model, self._permission(model))
             if choice is None:
                 return
             found.append(self._attach(model, has, *choice))
@@ -127,7 +134,7 @@ class Actions:
         if model.queued > 0:
             impatient = self._now_s >= _impatient_s(model, self._now_s)
             return lambda idle: draft.evictable(idle, impatient=impatient)
-        if model.rule is Rule.PREWARM:
+        if model.rule is _PREWARM:
             age_s = self._now_s - (model.learned.idle_since_s or self._now_s)
             # Worked out for each that may be evicted: where there is room, nobody asks.
             return lambda idle: (
@@ -151,8 +158,9 @@ class Actions:
         most = self._look.max_prewarm_share * mirror.sizes.total_bytes
         return guessed + model.snapshot.nbytes <= most
 
-    def _timed_out(self, leaving: list[str]) -> Iterator[tuple[float, Detach]]:
+    def _timed_out(self, leaving: list[str]) -> list[tuple[float, Detach]]:
         draft, now_s = self._draft, self._now_s
+        found: list[tuple[float, Detach]] = []
         for name in leaving:
             model = draft.mirror.models[name]
             revision_id = model.snapshot.revision_id
@@ -171,27 +179,28 @@ class Actions:
                     if draft.words
                     else Reason(name, detach_rule(model), "")
                 )
-                yield since_s, Detach(name, revision_id, worker_id, reason)
+                found.append((since_s, Detach(name, revision_id, worker_id, reason)))
             if due:
                 self.step(model)
+        return found
 
-    def _obsolete(self) -> Iterator[tuple[float, Detach]]:
+    def _obsolete(self) -> list[tuple[float, Detach]]:
         mirror = self._draft.mirror
+        found: list[tuple[float, Detach]] = []
         for worker_id, revision_id in sorted(mirror.obsolete):
             replica = mirror.workers[worker_id].replicas[revision_id]
-            idle = replica.phase is Phase.READY and replica.ongoing == 0
+            idle = replica.phase is READY and replica.ongoing == 0
             if idle and not self._draft.gone(worker_id, revision_id):
                 self._draft.leave(worker_id, replica, None)
                 reason = obsolete_reason(replica.model, revision_id)
-                yield -inf, Detach(replica.model, revision_id, worker_id, reason)
+                found.append((-inf, Detach(replica.model, revision_id, worker_id, reason)))
+        return found
 
     def step(self, model: ModelView) -> None:
         """Note that a step down begins, unless one is under way; look again when it is over."""
         floor, next_step_s = step(model, self._now_s)
         if next_step_s is None:
-            learned = model.learned
-            learned.stepped_at_s, learned.step_floor = self._now_s, floor
-            next_step_s = self._now_s + model.snapshot.config.panic.window_s
+            next_step_s = model.step_down(floor, self._now_s)
         if model.only and not self._draft.live(model):
             next_step_s = self._look.back_s(
                 model, self._now_s, next_step_s
@@ -203,9 +212,11 @@ def _in_order(models: list[ModelView], now_s: float) -> tuple[list[ModelView], l
     """Models with a queue, then the others; without those that may not be tried yet."""
     allowed = [each for each in models if each.snapshot.retry_at_s <= now_s]
     waiting = [each for each in allowed if each.queued > 0]
-    waiting.sort(key=lambda each: (_oldest_s(each, now_s), each.name))
+    if len(waiting) > 1:
+        waiting.sort(key=lambda each: (_oldest_s(each, now_s), each.name))
     others = [each for each in allowed if each.queued <= 0]
-    others.sort(key=lambda each: (each.rule is Rule.PREWARM, each.ongoing == 0, each.name))
+    if len(others) > 1:
+        others.sort(key=lambda each: (each.rule is _PREWARM, each.ongoing == 0, each.name))
     return waiting, others
 
 

@@ -68,7 +68,7 @@ class Autoscaler(Notified):
         if prewarmed_s is not None:
             (replica,) = view.live.values()
             return max(0.0, prewarmed_s - replica.since_s)
-        fixed_s = view.snapshot.config.idle_timeout_s
+        fixed_s = view.config.idle_timeout_s
         return self._rules.keep_alive.at_least_s(view) if fixed_s is None else fixed_s
 
     def decide(self, now_s: float) -> Decision:
@@ -155,35 +155,46 @@ class Autoscaler(Notified):
     def _act(self, now_s: float, reasons: tuple[Reason, ...]) -> Decision:
         mirror, watch = self._mirror, self._watch
         draft = Draft(mirror, self._rules, now_s, words=self._words)
-        self._unplaced, self._room_due_s = (), inf
         actions = Actions(draft, self._look)
         lacking = [mirror.models[name] for name in sorted(watch.lacking)]
         attach = actions.attach(lacking) if lacking else ()
-        self._evicted = any(each.evict for each in attach)
         leave = watch.leaving or mirror.obsolete
         detach = actions.detach(sorted(watch.leaving)) if leave else ()
         drain = actions.drain(sorted(watch.draining)) if watch.draining else ()
-        short = self._short(draft, lacking) if lacking else []  # else nobody was evicted
-        needed = needed_workers(draft, short) if short else 0
-        short = [each for each in short if not self._waits(each, now_s)]
-        watch.short = {each.name for each in short}
-        if short:
-            watch.lacking |= watch.short  # also who was evicted from
-            self._unplaced = actions.unplaced(short)
-            self._room_due_s = actions.room_due_s(short)
+        self._unplaced, self._room_due_s = (), inf
+        watch.short.clear()
+        self._evicted = draft.evictions > 0
+        # Without them nobody was evicted, and nobody found no room.
+        needed = self._note_short(draft, actions, lacking) if lacking else 0
         orders: tuple[Attach | Detach | Drain, ...] = (*attach, *detach, *drain)
         for order in orders:
             view = mirror.models.get(order.model)
             if view is not None:
                 view.learned.rule = order.reason.rule
-        for name in draft.removed.keys() | watch.draining:
+        for name in draft.removed:
             watch.expect(mirror.models[name])  # a step down says when the next may be
-        filled = draft.filled() if attach else 0
-        pool = self._pool.decide(mirror, filled, needed, now_s)
+        for name in watch.draining:
+            watch.expect(mirror.models[name])
+        pool = self._pool.decide(mirror, draft.filled, needed, now_s)
         # Orders hold until they are told of as carried out.
         mirror.room_changed = bool(orders)
-        mirror.pool_changed = filled > 0
+        mirror.pool_changed = draft.filled > 0
         return Decision(attach, detach, drain, self._unplaced, pool, reasons, self._wake_s(now_s))
+
+    def _note_short(self, draft: Draft, actions: Actions, lacking: list[ModelView]) -> int:
+        """Who found no room, why, and when to try again; the workers that they need."""
+        short = self._short(draft, lacking)
+        if not short:
+            return 0
+        needed = needed_workers(draft, short)
+        short = [each for each in short if not self._waits(each, draft.now_s)]
+        watch = self._watch
+        watch.short = {each.name for each in short}
+        watch.lacking |= watch.short  # also who was evicted from
+        if short:
+            self._unplaced = actions.unplaced(short)
+            self._room_due_s = actions.room_due_s(short)
+        return needed
 
     def _short(self, draft: Draft, lacking: list[ModelView]) -> list[ModelView]:
         """Who found no room, the evicted among them; forecasts only try again soon."""

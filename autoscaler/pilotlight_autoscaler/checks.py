@@ -31,6 +31,8 @@ def check_model(model: ModelSnapshot) -> None:
 
 
 def check_queue(model: str, queued: int, oldest_queued_since_s: float | None) -> None:
+    if 0 <= queued < inf and (oldest_queued_since_s is None or 0 <= oldest_queued_since_s < inf):
+        return
     require(queued, f"queued of model {model!r}")
     if oldest_queued_since_s is not None:
         require(oldest_queued_since_s, f"oldest_queued_since_s of model {model!r}")
@@ -48,10 +50,21 @@ def check_worker(worker: WorkerSnapshot) -> None:
 
 
 def check_replica(replica: ReplicaSnapshot) -> None:
-    of = f"of replica {replica.revision_id!r}"
-    require(replica.since_s, f"since_s {of}")
-    require(replica.nbytes, f"nbytes {of}")
+    if not (0 <= replica.since_s < inf and 0 <= replica.nbytes < inf):
+        of = f"of replica {replica.revision_id!r}"
+        require(replica.since_s, f"since_s {of}")
+        require(replica.nbytes, f"nbytes {of}")
     check_load(replica.revision_id, replica.ongoing, replica.idle_since_s)
+
+
+def check_end(at_s: float, left: int, service_s: float | None) -> None:
+    # As below: this runs for every request, too.
+    if 0 <= at_s < inf and 0 <= left < inf and (service_s is None or 0 <= service_s < inf):
+        return
+    require(at_s, "at_s of an end")
+    require(left, "left of an end")
+    if service_s is not None:
+        require(service_s, "service_s of an end")
 
 
 def check_load(revision_id: str, ongoing: int, idle_since_s: float | None) -> None:

@@ -27,8 +27,9 @@ class ColdStarts:
         self.nbytes = 0  # of the weights that they are of; 0: not known
 
     def add(self, tier: Tier, seconds: float) -> None:
-        samples = self._samples.setdefault(tier, deque())
-        ordered = self._ordered.setdefault(tier, [])
+        if tier not in self._samples:
+            self._samples[tier], self._ordered[tier] = deque(), []
+        samples, ordered = self._samples[tier], self._ordered[tier]
         if len(samples) == SAMPLES:
             del ordered[bisect_left(ordered, samples.popleft())]
         samples.append(seconds)

@@ -8,6 +8,10 @@ from pilotlight_autoscaler.config import AutoscalingConfig
 from pilotlight_autoscaler.decision import Rule
 from pilotlight_autoscaler.model_view import ModelView
 
+# Names, not members of their enum: see snapshot.
+_FLOOR, _FROM_ZERO, _HOLDS = Rule.FLOOR, Rule.FROM_ZERO, Rule.HOLDS
+_LOAD, _PANIC, _QUEUE = Rule.LOAD, Rule.PANIC, Rule.QUEUE
+
 
 def replicas_for(load: float, per_replica: float, limit: int) -> int:
     """Replicas that carry *load*; 6 requests at 5.6 each want 2."""
@@ -43,19 +47,19 @@ def wanted_replicas(model: ModelView, floor: int, now_s: float) -> tuple[int, Ru
     lasting = lasting_load(model, live)
     learned.load.observe(lasting, now_s)
     limit = config.max_replicas
-    want, rule = floor, Rule.FLOOR
+    want, rule = floor, _FLOOR
     if live == 0:
         asked = replicas_for(load, model.target, limit)
-        return (asked, Rule.FROM_ZERO) if asked > floor else (floor, rule)
+        return (asked, _FROM_ZERO) if asked > floor else (floor, rule)
     if load > model.target * live:
         want, rule = _most((want, rule), _averages(model, live, lasting, now_s))
         if model.queued:
             at_once = replicas_for(lasting, model.target, limit)
-            want, rule = _most((want, rule), (at_once, Rule.QUEUE))
+            want, rule = _most((want, rule), (at_once, _QUEUE))
     else:
-        want, rule = _most((want, rule), (replicas_for(load, model.target, limit), Rule.HOLDS))
+        want, rule = _most((want, rule), (replicas_for(load, model.target, limit), _HOLDS))
     if now_s < learned.panic_until_s:
-        want, rule = _most((want, rule), (learned.panic_replicas, Rule.PANIC))
+        want, rule = _most((want, rule), (learned.panic_replicas, _PANIC))
     else:
         learned.panic_replicas = 0
     return max(floor, min(want, limit)), rule
@@ -101,8 +105,8 @@ def _averages(model: ModelView, live: int, lasting: float, now_s: float) -> tupl
     if late or sudden >= panic.threshold * live:
         learned.panic_until_s = now_s + panic.stable_window_s
         learned.panic_replicas = max(learned.panic_replicas, sudden)
-        return max(sudden, stable), Rule.PANIC
-    return stable, Rule.LOAD
+        return max(sudden, stable), _PANIC
+    return stable, _LOAD
 
 
 def _most(one: tuple[int, Rule], other: tuple[int, Rule]) -> tuple[int, Rule]:

@@ -10,7 +10,7 @@ from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.replica_view import ReplicaView, idle_since_s
 from pilotlight_autoscaler.rules import Rules
-from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.snapshot import ATTACHING, READY
 from pilotlight_autoscaler.worker_view import IdleReplica, WorkerView
 
 
@@ -41,7 +41,18 @@ class Seat:
 class Draft:
     """Seats of all workers, and how many replicas each model has gained and lost so far."""
 
-    __slots__ = ("_all", "_seats", "added", "mirror", "now_s", "removed", "rules", "words")
+    __slots__ = (
+        "_all",
+        "_seats",
+        "added",
+        "evictions",
+        "filled",
+        "mirror",
+        "now_s",
+        "removed",
+        "rules",
+        "words",
+    )
 
     def __init__(self, mirror: Mirror, rules: Rules, now_s: float, *, words: bool = True) -> None:
         self.mirror = mirror
@@ -50,6 +61,8 @@ class Draft:
         self.words = words  # whether anybody reads why
         self.added: dict[str, int] = {}
         self.removed: dict[str, int] = {}
+        self.evictions = 0
+        self.filled = 0  # workers that held nothing and get something
         self._seats: dict[str, Seat] = {}
         self._all: list[Seat] | None = None
 
@@ -77,10 +90,6 @@ class Draft:
 
     def missing(self, model: ModelView) -> int:
         return model.want - self.live(model)
-
-    def filled(self) -> int:
-        """Workers that held nothing and get something."""
-        return sum(bool(seat.taken) and not seat.view.replicas for seat in self._seats.values())
 
     def gone(self, worker_id: str, revision_id: str) -> bool:
         seat = self._seats.get(worker_id)
@@ -129,12 +138,14 @@ class Draft:
 
     def attach(self, seat: Seat, model: ModelView) -> None:
         self.added[model.name] = self.added.get(model.name, 0) + 1
+        self.filled += not (seat.taken or seat.view.replicas)
         seat.free_bytes -= model.snapshot.nbytes
         seat.free_slots -= 1
         seat.taken.add(model.snapshot.revision_id)
         seat.queue_s += model.cold_start_s
 
     def remove(self, seat: Seat, idle: IdleReplica) -> None:
+        self.evictions += 1
         self._remove(seat, idle.replica, idle.owner)
 
     def _remove(self, seat: Seat, replica: ReplicaView, owner: ModelView | None) -> None:
@@ -150,7 +161,7 @@ class Draft:
         found = [
             self._idle(view, replica)
             for replica in view.replicas.values()
-            if replica.phase is Phase.READY and replica.ongoing == 0
+            if replica.phase is READY and replica.ongoing == 0
         ]
         found.sort(key=lambda each: (each.index, each.idle_since_s, each.replica.revision_id))
         for each in found:
@@ -190,6 +201,6 @@ def _loading_s(view: WorkerView, now_s: float, models: dict[str, ModelView]) -> 
     left_s = 0.0
     for replica in view.replicas.values():
         model = models.get(replica.model)
-        if replica.phase is Phase.ATTACHING and model is not None:
+        if replica.phase is ATTACHING and model is not None:
             left_s += max(0.0, replica.since_s + model.cold_start_s - now_s)
     return left_s

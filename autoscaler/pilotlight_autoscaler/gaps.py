@@ -35,8 +35,8 @@ class GapHistogram:
     def add(self, gap_s: float) -> None:
         # Instead of shrinking all the old ones, each new one weighs more.
         self._increment *= _GROWTH
-        number = bin_of(gap_s)
-        self.counts[number] = self.counts.get(number, 0.0) + self._increment
+        number, counts = bin_of(gap_s), self.counts
+        counts[number] = counts.get(number, 0.0) + self._increment
         if self.above <= number < BINS:
             self.above = number + 1
         self.observed += 1
@@ -71,4 +71,4 @@ class GapHistogram:
 
 def bin_of(gap_s: float) -> int:
     """The bin of a gap; ``BINS`` for one beyond two days."""
-    return min(bisect_right(EDGES_S, gap_s) - 1, BINS)
+    return bisect_right(EDGES_S, gap_s) - 1

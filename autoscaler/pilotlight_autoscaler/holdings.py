@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.replica_view import ReplicaView
-from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot
+from pilotlight_autoscaler.snapshot import DRAINING, ReplicaSnapshot
 from pilotlight_autoscaler.vacancies import Vacancies
 from pilotlight_autoscaler.worker_view import WorkerView
 
@@ -39,7 +39,7 @@ class Holdings:
         new = ReplicaView(replica)
         worker.hold(new)
         self._held.setdefault(replica.model, set()).add((worker.worker_id, revision_id))
-        if replica.phase is not Phase.DRAINING:
+        if replica.phase is not DRAINING:
             view = self.models.get(replica.model)
             if view is not None and view.snapshot.revision_id == revision_id:
                 view.count(worker.worker_id, new, 1)
@@ -50,7 +50,7 @@ class Holdings:
 
     def _ready(self, worker: WorkerView, replica: ReplicaView, now: ReplicaSnapshot) -> None:
         """An attach has ended: the replica has its place already."""
-        view = self._counting(worker, replica)
+        view = replica.counted_by
         if view is not None:
             view.count(worker.worker_id, replica, -1)
         worker.attaching -= 1
@@ -72,11 +72,11 @@ class Holdings:
         replica.ongoing, replica.idle_since_s = ongoing, idle_since_s
         worker.idle = None
         worker.ongoing += more
-        view = self._counting(worker, replica)
-        if view is not None:
-            view.ongoing += more
+        if replica.counted_by is not None:
+            replica.counted_by.ongoing += more
         # With less load, also another replica of the model may be one too many.
-        self.room_changed |= ongoing == 0 or more < 0
+        if ongoing == 0 or more < 0:
+            self.room_changed = True
         self.changed.add(replica.model)
 
     def _drop(self, worker: WorkerView, revision_id: str) -> None:
@@ -89,17 +89,10 @@ class Holdings:
         if not held:
             del self._held[replica.model]
         self.obsolete.discard((worker.worker_id, revision_id))
-        view = self._counting(worker, replica)
-        if view is not None:
-            view.count(worker.worker_id, replica, -1)
+        if replica.counted_by is not None:
+            replica.counted_by.count(worker.worker_id, replica, -1)
         self.changed.add(replica.model)
         self.room_changed = True
-
-    def _counting(self, worker: WorkerView, replica: ReplicaView) -> ModelView | None:
-        """The model among whose live replicas it is."""
-        view = self.models.get(replica.model)
-        counts = view is not None and view.live.get(worker.worker_id) is replica
-        return view if counts else None
 
     def _recount(self, view: ModelView) -> None:
         view.reset_counts()
@@ -107,7 +100,7 @@ class Holdings:
             worker = self.workers[worker_id]
             replica, worker.idle = worker.replicas[revision_id], None
             self.obsolete.discard((worker_id, revision_id))
-            if replica.phase is Phase.DRAINING:
+            if replica.phase is DRAINING:
                 continue
             if revision_id == view.snapshot.revision_id:
                 view.count(worker_id, replica, 1)

@@ -36,7 +36,6 @@ class Windows:
     keep_s: float
     prewarm: tuple[Prewarm, ...] = ()
     recall: tuple[Prewarm, ...] = ()
-    why: str = ""  # the arithmetic, for people
 
 
 def break_even_s(cold_start_s: float, weight: float, burst: float) -> float:
@@ -70,18 +69,18 @@ def plan_gap(
     for edge, mass, half_width_s in zip(
         range(first, 0, -1), masses[backward], _HALF_WIDTHS_S[backward], strict=False
     ):
-        reload = surviving * cold_start_s + there
         stay = (surviving + surviving + mass) * half_width_s
-        surviving += mass
-        plan = there_next
-        if gone < there:
+        if gone < there:  # nobody loads what is better gone
             there, there_next = stay + gone, (edge, gone_next)
-        else:
-            there += stay
-        if reload < gone:
-            gone, gone_next = mass * lost_s + reload, (edge, plan)
-        else:
             gone += mass * lost_s
+        else:
+            reload = surviving * cold_start_s + there
+            there += stay
+            if reload < gone:
+                gone, gone_next = mass * lost_s + reload, (edge, there_next)
+            else:
+                gone += mass * lost_s
+        surviving += mass
     return _spans(there_next, there=True) if there <= gone else _spans(gone_next, there=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pilotlight_autoscaler.checks import require
+from pilotlight_autoscaler.checks import check_end, require
 from pilotlight_autoscaler.errors import InputError
 from pilotlight_autoscaler.first_tokens import FirstTokens
 from pilotlight_autoscaler.keep_alive import Windows
@@ -29,7 +29,7 @@ class Lessons:
         learned = view.learned
         began_s = learned.idle_since_s
         if began_s is not None:
-            gap_s = max(0.0, at_s - began_s)
+            gap_s = at_s - began_s if at_s > began_s else 0.0
             self._judge(view, gap_s)
             learned.gaps.add(gap_s)
             view.rested = view.only and gap_s > self._look.rules.keep_alive.at_least_s(view)
@@ -43,10 +43,8 @@ class Lessons:
 
     def finished(self, model: str, at_s: float, left: int, service_s: float | None) -> None:
         view = self._mirror.model(model)
-        require(at_s, "at_s of an end")
-        require(left, "left of an end")
+        check_end(at_s, left, service_s)
         if service_s is not None:
-            require(service_s, "service_s of an end")
             view.learned.served(service_s)
         if left == 0:
             view.learned.idle_since_s = at_s
@@ -83,21 +81,24 @@ class Lessons:
 
         The latter also if they were not trusted.
         """
-        config, learned = view.snapshot.config, view.learned
-        if config.idle_timeout_s is not None:
+        config, learned = view.config, view.learned
+        if not view.auto:
             return
         absent = not view.live or learned.prewarm_until_s is not None
-        if gap_s <= config.keep_alive.min_s and not absent:
+        short = gap_s <= config.keep_alive.min_s
+        if short and not absent:
             return
         # Those that were followed: what was measured meanwhile has not moved them.
         windows = view.windows or self._look.windows(view)
-        if gap_s > config.keep_alive.min_s:
-            trusts = self._look.rules.keep_alive.trusts(view)
-            followed = windows if trusts else Windows(windows.keep_s)
+        if not short:
+            followed = windows
+            if windows.prewarm and not self._look.rules.keep_alive.trusts(view):
+                followed = Windows(windows.keep_s)
             learned.guard.closed(followed, gap_s, view.cold_start_s, view.weight, learned.burst.k)
-        if not config.prewarm.enabled:
+        prewarm = config.prewarm
+        if not prewarm.enabled:
             return
-        if learned.gaps.observed >= config.prewarm.min_observations:
+        if learned.gaps.observed >= prewarm.min_observations:
             ahead = windows.prewarm
             if gap_s <= windows.keep_s:  # it had to go although it might have stayed
                 ahead = windows.recall if absent else ()

@@ -16,17 +16,18 @@ from pilotlight_autoscaler.keep_alive import Prewarm, Windows
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.replica_view import idle_since_s
 from pilotlight_autoscaler.rules import Rules
-from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.snapshot import READY
 from pilotlight_autoscaler.surplus import (
     find_drained,
     note_peak,
     step,
-    steps_until_s,
     surplus_timeout_s,
 )
 from pilotlight_autoscaler.upscaling import granted
 
 PREWARM_RETRY_S = 10.0
+# Names, not members of their enum: see snapshot.
+_FLOOR, _HOLDS, _PREWARM, _REST = Rule.FLOOR, Rule.HOLDS, Rule.PREWARM, Rule.REST
 
 
 @dataclass(slots=True)
@@ -40,19 +41,17 @@ class Look:
         due_s = inf
         if model.ready and model.learned.first_due:
             model.learned.first_due = False
-        if model.only and not model.queued and model.ready + model.attaching <= 1:
-            if model.ready:
-                due_s = steps_until_s(model)
-                if now_s >= due_s:
-                    self._at_only_replica(model, now_s)
-                    return
-                # This one step down may be of the replicas it had before.
-            elif not model.attaching:
+        if model.only and not model.queued:
+            live = model.ready + model.attaching
+            if not live:
                 self._at_zero(model, now_s)
                 return
-            elif now_s >= model.learned.panic_until_s:
-                self._at_only_replica(model, now_s)
-                return
+            if live == 1:
+                # A step down or a panic may be of the replicas that it had before.
+                due_s = model.steps_until_s if model.ready else inf
+                if now_s >= (due_s if model.ready else model.learned.panic_until_s):
+                    self._at_only_replica(model, now_s)
+                    return
         config, learned = model.snapshot.config, model.learned
         floor = floor_replicas(config, now_s)
         want, rule = wanted_replicas(model, floor, now_s)
@@ -95,7 +94,7 @@ class Look:
         model.rising, model.drains, model.occupied = False, (), 0
         if model.leaves_at:
             model.leaves_at = {}
-        want, model.rule, due_s = self._want_ahead(model, 0, Rule.FLOOR, now_s)
+        want, model.rule, due_s = self._want_ahead(model, 0, _FLOOR, now_s)
         model.want = model.keep = want
         if now_s < learned.panic_until_s:
             due_s = min(due_s, learned.panic_until_s)
@@ -121,8 +120,8 @@ class Look:
             return 1, Rule.DEPLOY, inf
         model.forecast, at_s = self._forecast(model, now_s)
         if model.forecast is None:
-            return 0, Rule.REST, at_s
-        return 1, Rule.PREWARM, at_s
+            return 0, _REST, at_s
+        return 1, _PREWARM, at_s
 
     def _at_only_replica(self, model: ModelView, now_s: float) -> None:
         """The same for the one replica that a model may have: no load asks for another."""
@@ -131,45 +130,52 @@ class Look:
         model.rising, model.forecast, model.drains = False, None, ()
         busy = 1 if model.ongoing else 0
         model.want = model.keep = model.occupied = busy
-        model.rule = Rule.HOLDS if busy else Rule.FLOOR
-        model.due_s = inf
+        model.rule = _HOLDS if busy else _FLOOR
         if busy or not model.ready:
             if model.leaves_at:
                 model.leaves_at = {}
+            model.due_s = inf
             return
         at_s = self.rest_s(model, now_s)
         model.leaves_at = dict.fromkeys(model.live, at_s)
-        if at_s > now_s:
-            model.due_s = at_s
+        model.due_s = at_s if at_s > now_s else inf
 
     def postpone(self, model: ModelView, now_s: float) -> None:
         """What nobody asked for found no room: nothing is wanted until it is tried again."""
         model.learned.prewarm_retry_s = now_s + PREWARM_RETRY_S
-        model.want, model.rule, model.forecast = 0, Rule.REST, None
+        model.want, model.rule, model.forecast = 0, _REST, None
         model.due_s = model.learned.prewarm_retry_s
 
     def windows(self, model: ModelView) -> Windows:
-        fixed_s = model.snapshot.config.idle_timeout_s
-        return Windows(fixed_s) if fixed_s is not None else self.rules.keep_alive.windows(model)
+        fixed_s = model.config.idle_timeout_s
+        return self.rules.keep_alive.windows(model) if fixed_s is None else Windows(fixed_s)
 
     def rest_s(self, model: ModelView, now_s: float) -> float:
         """When the model's last replica may go: its gap is no longer worth a replica."""
         learned = model.learned
+        since_s, auto = learned.idle_since_s, model.auto
         if learned.prewarm_until_s is not None:
-            if model.snapshot.config.idle_timeout_s is not None or learned.idle_since_s is None:
+            if not auto or since_s is None:
                 return learned.prewarm_until_s
             # A recalled one may stay as long as if it had never gone.
             windows = model.windows or self.windows(model)
-            return max(learned.prewarm_until_s, learned.idle_since_s + windows.keep_s)
-        ready = [idle_since_s(each) for each in model.live.values() if each.phase is Phase.READY]
-        idle_s = max(ready) if ready else learned.idle_since_s or 0.0
-        if model.snapshot.config.idle_timeout_s is None:
-            if learned.idle_since_s is not None and learned.idle_since_s > idle_s:
-                idle_s = learned.idle_since_s
-            # A busy model's gaps end before this: its windows need not be worked out each time.
-            least_s = idle_s + self.rules.keep_alive.at_least_s(model)
-            if now_s < least_s and not model.rested:
-                return least_s
+            return max(learned.prewarm_until_s, since_s + windows.keep_s)
+        idle_s: float | None = None  # the newest of its ready replicas
+        for each in model.live.values():
+            if each.phase is READY:
+                at_s = idle_since_s(each)
+                if idle_s is None or at_s > idle_s:
+                    idle_s = at_s
+        if idle_s is None:
+            idle_s = since_s or 0.0
+        if auto:
+            if since_s is not None and since_s > idle_s:
+                idle_s = since_s
+            if not model.rested:
+                # A busy model's gaps end before this: its windows need not be worked out each time.
+                least_s = idle_s + self.rules.keep_alive.at_least_s(model)
+                if now_s < least_s:
+                    return least_s
         return idle_s + self.windows(model).keep_s
 
     def back_s(self, model: ModelView, now_s: float, soon_s: float) -> float:
@@ -179,9 +185,9 @@ class Look:
 
     def _forecast(self, model: ModelView, now_s: float) -> tuple[Prewarm | None, float]:
         """A window that is open now, and when to look again."""
-        learned, config = model.learned, model.snapshot.config
+        learned = model.learned
         since_s = learned.idle_since_s
-        if since_s is None or config.idle_timeout_s is not None:
+        if since_s is None or not model.auto:
             return None, inf
         if not self.rules.keep_alive.trusts(model):
             return None, inf
@@ -212,7 +218,7 @@ class Look:
         idle = [
             (idle_since_s(each), worker_id)
             for worker_id, each in model.live.items()
-            if each.phase is Phase.READY and not each.ongoing
+            if each.phase is READY and not each.ongoing
         ]
         if not idle:
             return inf

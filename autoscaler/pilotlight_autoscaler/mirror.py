@@ -19,9 +19,9 @@ from pilotlight_autoscaler.learned import Learned
 from pilotlight_autoscaler.model_view import ModelView
 from pilotlight_autoscaler.sizes import Sizes
 from pilotlight_autoscaler.snapshot import (
+    DRAINING,
     ModelSnapshot,
     NodeSnapshot,
-    Phase,
     ReplicaSnapshot,
     StartingWorker,
     WorkerSnapshot,
@@ -77,7 +77,7 @@ class Mirror(Holdings):
         for worker_id, revision_id in self._held.get(name, ()):
             worker = self.workers[worker_id]
             worker.idle = None
-            if worker.replicas[revision_id].phase is not Phase.DRAINING:
+            if worker.replicas[revision_id].phase is not DRAINING:
                 self.obsolete.add((worker_id, revision_id))
         view.reset_counts()
 

@@ -10,7 +10,7 @@ from pilotlight_autoscaler.keep_alive import Prewarm, Windows, break_even_s, lea
 from pilotlight_autoscaler.learned import Learned
 from pilotlight_autoscaler.replica_view import ReplicaView
 from pilotlight_autoscaler.residency import hit_rates, unknown_index
-from pilotlight_autoscaler.snapshot import ModelSnapshot, Phase
+from pilotlight_autoscaler.snapshot import READY, ModelSnapshot
 
 MIN_RESIDENCY_S = 1.0
 
@@ -21,8 +21,11 @@ class ModelView:
     __slots__ = (
         "_rates",
         "_rates_version",
+        "alarm_s",
         "attaching",
+        "auto",
         "cold_start_s",
+        "config",
         "drains",
         "due_s",
         "forecast",
@@ -43,8 +46,10 @@ class ModelView:
         "rule",
         "share",
         "snapshot",
+        "steps_until_s",
         "target",
         "want",
+        "weight",
         "windows",
         "windows_version",
     )
@@ -62,6 +67,7 @@ class ModelView:
         self.drains: tuple[str, ...] = ()  # workers whose busy replica is to be drained
         self.forecast: Prewarm | None = None  # the window that is open now
         self.due_s = inf
+        self.alarm_s = inf  # when the watch comes to it, no later than it is due
         self.rising = False  # its load is above what its replicas are meant for
         self.rested = False  # its last gap was longer than any replica stays at least
         self.windows: Windows | None = None  # of this idle gap, the latest that were asked for
@@ -74,9 +80,12 @@ class ModelView:
         """Take over what is said of it. Its queue changes more often than the rest: see there."""
         config = snapshot.config
         self.snapshot = snapshot
+        self.config = config
         self.queued = snapshot.queued
         self.oldest_queued_since_s = snapshot.oldest_queued_since_s
         self.target = config.target
+        self.auto = config.idle_timeout_s is None  # its gaps say how long a replica stays
+        self.weight = config.keep_alive.cold_start_weight
         # Whether it has one replica or none, by its requests and gaps alone.
         self.only = config.max_replicas == 1 and not (config.min_replicas or config.schedule)
         self.measure()
@@ -89,6 +98,7 @@ class ModelView:
 
     def measure(self) -> None:
         """Work out anew what follows from its cold starts and its settings."""
+        self._count_step()
         starts, prior_s = self.learned.cold_starts, self.snapshot.cold_start_s
         starts.become(self.snapshot.nbytes)
         typical_s, slow_s = starts.typical_s(), starts.slow_s()
@@ -96,19 +106,33 @@ class ModelView:
         self.lead_s = lead_s(prior_s if slow_s is None else slow_s)  # a forecast loads so far ahead
         self.windows_version = -1  # to be worked out again; `windows` are in force until then
 
+    def step_down(self, floor: int, now_s: float) -> float:
+        """Some of its replicas go, down to *floor* at most; says when the next ones may."""
+        self.learned.stepped_at_s, self.learned.step_floor = now_s, floor
+        self._count_step()
+        return now_s + self.config.panic.window_s
+
+    def _count_step(self) -> None:
+        began_s = self.learned.stepped_at_s
+        # When the latest step down is over; 0 if there was none.
+        self.steps_until_s = began_s + self.config.panic.window_s if began_s > 0 else 0.0
+
     def count(self, worker_id: str, replica: ReplicaView, sign: int) -> None:
         """Add (1) or remove (-1) a live replica of the current revision."""
-        if replica.phase is Phase.READY:
+        if replica.phase is READY:
             self.ready += sign
         else:
             self.attaching += sign
         self.ongoing += sign * replica.ongoing
         if sign > 0:
-            self.live[worker_id] = replica
+            self.live[worker_id], replica.counted_by = replica, self
         else:
             del self.live[worker_id]
+            replica.counted_by = None
 
     def reset_counts(self) -> None:
+        for replica in self.live.values():
+            replica.counted_by = None
         self.live = {}
         self.ready = self.attaching = self.ongoing = 0
 
@@ -121,10 +145,6 @@ class ModelView:
     def service_s(self) -> float:
         """What one request takes; 0 if not known."""
         return self.learned.service_s or self.snapshot.service_s
-
-    @property
-    def weight(self) -> float:
-        return self.snapshot.config.keep_alive.cold_start_weight
 
     @property
     def break_even_s(self) -> float:

@@ -18,7 +18,7 @@ _Cost = tuple[_Near, float, int, float, float, int, int, int, str]
 def choose_seat(
     draft: Draft, model: ModelView, may_go: Callable[[IdleReplica], bool]
 ) -> tuple[Seat, list[IdleReplica]] | None:
-    """The worker for one more replica of *model*, and what it evicts for it.
+    """The worker for one more replica of *model* where ``vacant_seat`` has none; what it evicts.
 
     With ``placement.spread``, one that evicts nothing, of a node that has the fewest replicas of
     it; in any case the one with the least seconds in all: its loads under way, the bytes at its
@@ -27,9 +27,6 @@ def choose_seat(
     """
     snapshot = model.snapshot
     siblings = draft.siblings(model) if snapshot.config.placement.spread else None
-    vacant = None if siblings else _vacant_seat(draft, model)
-    if vacant is not None:
-        return vacant, []
     best: tuple[_Cost, Seat, list[IdleReplica]] | None = None
     for seat in draft.seats():
         if seat.holds(snapshot.revision_id):
@@ -52,9 +49,11 @@ def choose_seat(
     return None if best is None else (best[1], best[2])
 
 
-def _vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
+def vacant_seat(draft: Draft, model: ModelView) -> Seat | None:
     """The first empty worker of the largest size that no other can beat: no search is needed."""
     snapshot, mirror = model.snapshot, draft.mirror
+    if snapshot.config.placement.spread and draft.siblings(model):
+        return None  # which node it is on counts more
     least_s = mirror.sources.least_s(snapshot.revision_id, snapshot.nbytes)
     for worker_id in mirror.vacancies:
         view = mirror.workers[worker_id]

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from pilotlight_autoscaler.snapshot import Phase, ReplicaSnapshot
+from typing import TYPE_CHECKING
+
+from pilotlight_autoscaler.snapshot import ATTACHING, READY, ReplicaSnapshot
+
+if TYPE_CHECKING:
+    from pilotlight_autoscaler.model_view import ModelView
 
 
 class ReplicaView:
     """The fields of a ``ReplicaSnapshot``. Its load changes in place: with every request."""
 
-    __slots__ = ("idle_since_s", "model", "nbytes", "ongoing", "phase", "revision_id", "since_s")
+    __slots__ = (
+        "counted_by",
+        "idle_since_s",
+        "model",
+        "nbytes",
+        "ongoing",
+        "phase",
+        "revision_id",
+        "since_s",
+    )
 
     def __init__(self, snapshot: ReplicaSnapshot) -> None:
+        self.counted_by: ModelView | None = None  # among its live replicas
         self.tell(snapshot)
 
     def tell(self, snapshot: ReplicaSnapshot) -> None:
@@ -35,8 +50,8 @@ class ReplicaView:
     def is_ready_now(self, snapshot: ReplicaSnapshot) -> bool:
         """Whether *snapshot* says that its attach has ended, and nothing else."""
         return (
-            self.phase is Phase.ATTACHING
-            and snapshot.phase is Phase.READY
+            self.phase is ATTACHING
+            and snapshot.phase is READY
             and self.nbytes == snapshot.nbytes
             and self.model == snapshot.model
         )

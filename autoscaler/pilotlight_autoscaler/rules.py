@@ -42,7 +42,7 @@ class CostAware(KeepAlive):
     """Keep-alive and prewarming from the cost of a cold start and the gaps seen."""
 
     def windows(self, model: ModelView) -> Windows:
-        learned, config = model.learned, model.snapshot.config
+        learned = model.learned
         if model.windows is not None and model.windows_version == learned.version:
             return model.windows
         if learned.guard.active:
@@ -52,7 +52,7 @@ class CostAware(KeepAlive):
             spans = plan_gap(learned.gaps, model.cold_start_s, model.weight, learned.burst.k)
         else:
             spans = [(0.0, model.break_even_s)]
-        keep_alive = config.keep_alive
+        keep_alive = model.config.keep_alive
         found = to_windows(
             spans, lead_s=model.lead_s, min_s=keep_alive.min_s, max_s=keep_alive.max_s
         )
@@ -60,10 +60,10 @@ class CostAware(KeepAlive):
         return found
 
     def at_least_s(self, model: ModelView) -> float:
-        return model.snapshot.config.keep_alive.min_s
+        return model.config.keep_alive.min_s
 
     def trusts(self, model: ModelView) -> bool:
-        learned, prewarm = model.learned, model.snapshot.config.prewarm
+        learned, prewarm = model.learned, model.config.prewarm
         return (
             prewarm.enabled
             and learned.gaps.observed >= prewarm.min_observations

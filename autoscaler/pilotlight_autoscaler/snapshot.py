@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from pilotlight_autoscaler.config import AutoscalingConfig
 
@@ -17,6 +18,12 @@ class Phase(StrEnum):
     ATTACHING = "attaching"
     READY = "ready"
     DRAINING = "draining"
+
+
+# For what runs at every event: an enum's class looks a member up in ten times the time of a name.
+ATTACHING: Final = Phase.ATTACHING
+READY: Final = Phase.READY
+DRAINING: Final = Phase.DRAINING
 
 
 class Tier(StrEnum):

@@ -8,6 +8,7 @@ from pilotlight_autoscaler.snapshot import NodeSnapshot, Tier
 
 # Of tiers that nobody has measured: a slow link, a plain SSD, memory copied by one core.
 DEFAULT_BYTES_PER_S = {Tier.HOST: 8e9, Tier.DISK: 1e9, Tier.PEER: 1e9, Tier.REMOTE: 1e8}
+_REMOTE = Tier.REMOTE  # a name: see snapshot
 
 
 class Sources:
@@ -37,8 +38,8 @@ class Sources:
             return 0.0
         node = self._nodes.get(node_id)
         if node is None:
-            return nbytes / DEFAULT_BYTES_PER_S[Tier.REMOTE]
-        tier = node.tiers.get(revision_id, Tier.REMOTE)
+            return nbytes / DEFAULT_BYTES_PER_S[_REMOTE]
+        tier = node.tiers.get(revision_id, _REMOTE)
         return transfer_s(nbytes, node.bytes_per_s, tier)
 
     def least_s(self, revision_id: str, nbytes: int) -> float:
@@ -46,7 +47,7 @@ class Sources:
         if not self._nodes:
             return 0.0
         fastest = self._fastest
-        best = fastest[Tier.REMOTE]
+        best = fastest[_REMOTE]
         for tier in self._near.get(revision_id, ()):
             best = max(best, fastest[tier])
         return nbytes / best
@@ -73,8 +74,8 @@ class Sources:
             for tier, rate in DEFAULT_BYTES_PER_S.items()
         }
         # A worker whose node nobody has told of counts as remote.
-        rate = DEFAULT_BYTES_PER_S[Tier.REMOTE]
-        self._fastest[Tier.REMOTE] = max(rate, self._fastest[Tier.REMOTE])
+        rate = DEFAULT_BYTES_PER_S[_REMOTE]
+        self._fastest[_REMOTE] = max(rate, self._fastest[_REMOTE])
 
 
 def transfer_s(nbytes: float, bytes_per_s: Mapping[Tier, float], tier: Tier) -> float:

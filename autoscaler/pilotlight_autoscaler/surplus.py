@@ -6,7 +6,7 @@ from math import inf
 
 from pilotlight_autoscaler.demand import replicas_for
 from pilotlight_autoscaler.model_view import ModelView
-from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.snapshot import READY
 
 
 def step(model: ModelView, now_s: float) -> tuple[int, float | None]:
@@ -14,17 +14,11 @@ def step(model: ModelView, now_s: float) -> tuple[int, float | None]:
 
     None: no step is under way, the next one may begin now.
     """
-    next_step_s = steps_until_s(model)
+    next_step_s = model.steps_until_s
     if now_s < next_step_s:
         return model.learned.step_floor, next_step_s
     factor = model.snapshot.config.downscaling_factor
     return model.ready - max(1, int(model.ready * factor)), None
-
-
-def steps_until_s(model: ModelView) -> float:
-    """When the latest step down is over; 0 if there was none."""
-    began_s = model.learned.stepped_at_s
-    return began_s + model.snapshot.config.panic.window_s if began_s > 0 else 0.0
 
 
 def surplus_timeout_s(model: ModelView) -> float:
@@ -59,7 +53,7 @@ def find_drained(model: ModelView, now_s: float) -> float:
         return began_s + hold_s
     floor, next_step_s = step(model, now_s)
     needed = max(model.keep, learned.peak.points[0][1])
-    idle = sum(each.phase is Phase.READY and not each.ongoing for each in model.live.values())
+    idle = sum(each.phase is READY and not each.ongoing for each in model.live.values())
     surplus = model.ready - idle - needed
     if surplus > 0 and model.ready <= floor:
         return inf if next_step_s is None else next_step_s
@@ -67,7 +61,7 @@ def find_drained(model: ModelView, now_s: float) -> float:
         busy = sorted(
             (each.ongoing, worker_id)
             for worker_id, each in model.live.items()
-            if each.phase is Phase.READY and each.ongoing
+            if each.phase is READY and each.ongoing
         )
         count = min(surplus, model.ready - floor)
         model.drains = tuple(worker_id for _, worker_id in busy[:count])

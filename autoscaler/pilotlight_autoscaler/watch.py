@@ -9,16 +9,20 @@ from pilotlight_autoscaler.look import Look
 from pilotlight_autoscaler.mirror import Mirror
 from pilotlight_autoscaler.model_view import ModelView
 
-_MOST_DUE = 64  # and four for each model
+_MOST_ALARMS = 64  # and four for each model
 
 
 class Watch:
-    """Looks at the models that were changed or have fallen due, and at no others."""
+    """Looks at the models that were changed or have fallen due, and at no others.
+
+    A model stands in the heap at its ``alarm_s``, no later than it is due: what puts it off, as
+    each of its requests does, need not move it.
+    """
 
     def __init__(self, mirror: Mirror, look: Look) -> None:
         self._mirror = mirror
         self._look = look
-        self._due: list[tuple[float, str]] = []  # heap; an entry counts if its model says so too
+        self._alarms: list[tuple[float, str]] = []  # heap; one counts if its model says so too
         self.lacking: set[str] = set()
         self.short: set[str] = set()  # of those, the ones that found no worker
         self.leaving: set[str] = set()
@@ -33,16 +37,19 @@ class Watch:
 
     def round(self, now_s: float) -> bool:
         """Look at what has changed or fallen due; says whether anything is to be done for it."""
-        models, due = self._mirror.models, self._due
+        models, alarms = self._mirror.models, self._alarms
         names = self._mirror.changed
         if self.rising:
             names |= self.rising
-        while due and due[0][0] <= now_s:
-            at_s, name = heappop(due)
-            view = models.get(name)
-            if view is not None and view.due_s == at_s:
+        while alarms and alarms[0][0] <= now_s:
+            view = self._pop()
+            if view is None:
+                continue
+            if view.due_s <= now_s:
                 view.due_s = inf
-                names.add(name)
+                names.add(view.name)
+            else:
+                self.expect(view)
         self.seen.clear()
         if not names:
             return False
@@ -51,7 +58,7 @@ class Watch:
             view = models.get(name)
             if view is None:
                 continue
-            if self._at(view, now_s) or name in self.short:
+            if self._at(view, now_s) or (self.short and name in self.short):
                 acts = True  # also when it lacks nothing any more: the pool may want less
             self.seen.append(view)
         names.clear()
@@ -59,8 +66,11 @@ class Watch:
 
     def expect(self, view: ModelView) -> None:
         """Look again when it says that it is due."""
-        if view.due_s < inf:
-            heappush(self._due, (view.due_s, view.name))
+        if view.due_s < view.alarm_s:
+            view.alarm_s = view.due_s
+            heappush(self._alarms, (view.due_s, view.name))
+            if len(self._alarms) > _MOST_ALARMS + 4 * len(self._mirror.models):
+                self._clear_out()
 
     def postpone(self, view: ModelView, now_s: float) -> None:
         """A forecast found no room: try again soon, not at every event."""
@@ -71,33 +81,44 @@ class Watch:
     def _clear_out(self) -> None:
         """Drop the entries that no model stands by any more: far ones would stay for days."""
         views = self._mirror.models.values()
-        self._due = [(view.due_s, view.name) for view in views if view.due_s < inf]
-        heapify(self._due)
+        for view in views:
+            view.alarm_s = view.due_s
+        # In place: whoever looks at the heap now goes on with it.
+        self._alarms[:] = [(view.due_s, view.name) for view in views if view.due_s < inf]
+        heapify(self._alarms)
 
     def due_s(self) -> float:
         """When the next model is due."""
-        due, models = self._due, self._mirror.models
-        while due:
-            at_s, name = due[0]
+        alarms, models = self._alarms, self._mirror.models
+        while alarms:
+            at_s, name = alarms[0]
             view = models.get(name)
-            if view is not None and view.due_s == at_s:
+            if view is not None and view.due_s == at_s == view.alarm_s:
                 return at_s
-            heappop(due)
+            view = self._pop()
+            if view is not None:
+                self.expect(view)
         return inf
+
+    def _pop(self) -> ModelView | None:
+        """Take the first alarm off: whose it is, None if it stands at another one."""
+        at_s, name = heappop(self._alarms)
+        view = self._mirror.models.get(name)
+        if view is None or view.alarm_s != at_s:
+            return None
+        view.alarm_s = inf
+        return view
 
     def _at(self, view: ModelView, now_s: float) -> bool:
         """Whether there may be something to do for the model."""
-        name, old_due_s, old_occupied = view.name, view.due_s, view.occupied
+        name, old_occupied = view.name, view.occupied
         for worker_id in view.live:
             self._mirror.workers[worker_id].idle = None
         self._look.at(view, now_s)
         if view.occupied < old_occupied:  # a queue that has gone keeps no replica from leaving
             self._mirror.room_changed = True
-        due_s = view.due_s
-        if due_s != old_due_s and due_s < inf:
-            heappush(self._due, (due_s, name))
-            if len(self._due) > _MOST_DUE + 4 * len(self._mirror.models):
-                self._clear_out()
+        if view.due_s < view.alarm_s:
+            self.expect(view)
         lacks = view.want > view.ready + view.attaching
         goes = False
         for at_s in view.leaves_at.values():  # of one replica, mostly

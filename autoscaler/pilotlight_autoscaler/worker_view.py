@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from pilotlight_autoscaler.replica_view import ReplicaView
-from pilotlight_autoscaler.snapshot import Phase, WorkerSnapshot
+from pilotlight_autoscaler.snapshot import ATTACHING, WorkerSnapshot
 
 if TYPE_CHECKING:
     from pilotlight_autoscaler.model_view import ModelView
@@ -67,7 +67,7 @@ class WorkerView:
         self.free_bytes -= replica.nbytes
         self.free_slots -= 1
         self.ongoing += replica.ongoing
-        self.attaching += replica.phase is Phase.ATTACHING
+        self.attaching += replica.phase is ATTACHING
         self.idle = None
 
     def release(self, revision_id: str) -> ReplicaView:
@@ -75,7 +75,7 @@ class WorkerView:
         self.free_bytes += replica.nbytes
         self.free_slots += 1
         self.ongoing -= replica.ongoing
-        self.attaching -= replica.phase is Phase.ATTACHING
+        self.attaching -= replica.phase is ATTACHING
         self.idle = None
         return replica
 

@@ -15,7 +15,7 @@ from pilotlight_autoscaler.simulation.meters import Meters
 from pilotlight_autoscaler.simulation.pool import WorkerPool
 from pilotlight_autoscaler.simulation.setting import Setting
 from pilotlight_autoscaler.simulation.trace import US_PER_S
-from pilotlight_autoscaler.snapshot import Phase, StartingWorker
+from pilotlight_autoscaler.snapshot import ATTACHING, DRAINING, READY, StartingWorker
 
 
 class Actuator:
@@ -40,6 +40,8 @@ class Actuator:
         self._meters = meters
         self._on_ready = on_ready
         self._on_gone = on_gone
+        self._attach_us = round(setting.pool.links.attach_s * US_PER_S)
+        self._noise_sigma = setting.load_noise
         self._random = Random()  # seeded anew for each load
         self._starts = dict.fromkeys(models, 0)
 
@@ -56,14 +58,14 @@ class Actuator:
 
     def remove(self, now_us: int, replica: Replica) -> None:
         """Take an idle replica off. Raises InvariantError if it serves or loads."""
-        if replica.phase is Phase.ATTACHING or replica.idle_since_us is None:
-            raise InvariantError(f"{replica.model.spec.name} is stopped while it works")
+        if replica.phase is ATTACHING or replica.idle_since_us is None:
+            raise InvariantError(f"{replica.model.name} is stopped while it works")
         replica.worker.remove(replica)
-        if replica.phase is Phase.READY:
+        if replica.phase is READY:
             replica.model.ready.remove(replica)
         self._meters.idled(replica, now_us)
         self._meters.stops += 1
-        self._policy.remove_replica(replica.worker.worker_id, replica.model.spec.name)
+        self._policy.remove_replica(replica.worker.worker_id, replica.model.name)
         self._on_gone(now_us, replica)
 
     def close(self, horizon_us: int) -> None:
@@ -84,22 +86,21 @@ class Actuator:
         self._meters.starts += 1
         self._meters.prewarms += replica.prewarmed
         self._policy.update_replica(worker.worker_id, replica.snapshot())
-        attach_us = round(self._setting.pool.links.attach_s * US_PER_S)
-        if attach_us:
-            self._agenda.at(now_us + attach_us, self._begin_load, replica)
+        if self._attach_us:
+            self._agenda.at(now_us + self._attach_us, self._begin_load, replica)
         else:
             self._begin_load(now_us, replica)
 
     def _begin_load(self, now_us: int, replica: Replica) -> None:
         model = replica.model
         link = replica.worker.node.loads[replica.tier]
-        noise = self._noise(model.name) if self._setting.load_noise else 1.0
-        link.begin(replica, model.spec.nbytes / link.bytes_per_s * noise * US_PER_S, now_us)
+        noise = self._noise(model.name) if self._noise_sigma else 1.0
+        link.begin(replica, model.nbytes / link.bytes_per_s * noise * US_PER_S, now_us)
         self._expect(link)
 
     def _noise(self, name: str) -> float:
         """A factor on the time of a model's next load; its n-th is the same under every policy."""
-        sigma = self._setting.load_noise
+        sigma = self._noise_sigma
         self._random.seed(f"{self._setting.seed}/{name}/{self._starts[name]}")
         self._starts[name] += 1
         return math.exp(self._random.gauss(-sigma * sigma / 2, sigma))
@@ -120,10 +121,8 @@ class Actuator:
     def _loaded(self, now_us: int, replica: Replica) -> None:
         model, worker = replica.model, replica.worker
         self._meters.loaded(replica, now_us)
-        self._policy.cold_started(
-            model.spec.name, replica.tier, (now_us - replica.since_us) / US_PER_S
-        )
-        replica.phase = Phase.READY
+        self._policy.cold_started(model.name, replica.tier, (now_us - replica.since_us) / US_PER_S)
+        replica.phase = READY
         replica.since_us = replica.idle_since_us = now_us
         model.ready.append(replica)
         if worker.node.keep(model.spec):
@@ -131,11 +130,11 @@ class Actuator:
         self._on_ready(now_us, replica)
 
     def _drain(self, now_us: int, replica: Replica) -> None:
-        if replica.phase is not Phase.READY:
+        if replica.phase is not READY:
             raise InvariantError(f"{replica.model.spec.name} is drained before it is ready")
         if replica.idle_since_us is not None:
             return self.remove(now_us, replica)
-        replica.phase = Phase.DRAINING
+        replica.phase = DRAINING
         replica.since_us = now_us
         replica.model.ready.remove(replica)
         self._policy.update_replica(replica.worker.worker_id, replica.snapshot())

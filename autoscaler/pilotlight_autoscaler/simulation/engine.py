@@ -22,7 +22,7 @@ from pilotlight_autoscaler.simulation.meters import Meters
 from pilotlight_autoscaler.simulation.reports import Reports
 from pilotlight_autoscaler.simulation.setting import Setting
 from pilotlight_autoscaler.simulation.trace import US_PER_S, Trace
-from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.snapshot import DRAINING, READY
 
 _PATIENCE_US = 86_400 * US_PER_S  # after the horizon: what is not answered by then is lost
 _PROGRESS_EVERY = 1 << 14  # events
@@ -60,7 +60,9 @@ class Simulation:
         self._arrival_us = trace.arrival_us[:]  # an adversary's requests come behind
         self._first_us = trace.first_token_us[:]
         self._service_us = trace.service_us[:]
-        self._models = [Model(index, spec) for index, spec in enumerate(setting.models)]
+        self._models = [
+            Model(index, spec, setting.pool) for index, spec in enumerate(setting.models)
+        ]
         self._agenda = Agenda()
         self._actuator = Actuator(
             setting,
@@ -84,30 +86,29 @@ class Simulation:
         self._introduce()
         agenda, meters = self._agenda, self.meters
         heap, arrival_us, model = agenda.heap, self._trace.arrival_us, self._trace.model
-        count, index = len(arrival_us), 0
+        count, index, models = len(arrival_us), 0, self._models
+        on_progress = self._on_progress
         next_us = arrival_us[0] if count else NEVER_US
         for events in itertools.count():
             event_us = heap[0][0] if heap else NEVER_US
             ask_us = agenda.decide_us
-            if event_us <= next_us and event_us <= ask_us and heap:
-                if index >= count and self._over(event_us):
+            if next_us < event_us and next_us < ask_us:
+                self._arrive(next_us, index, models[model[index]])
+                index += 1
+                next_us = arrival_us[index] if index < count else NEVER_US
+            elif event_us <= ask_us:
+                if event_us == NEVER_US or (index >= count and self._over(event_us)):
                     break
                 _, _, act, about = heappop(heap)
                 act(event_us, about)
-            elif ask_us <= next_us and ask_us < NEVER_US:
+            else:
                 if index >= count and self._over(ask_us):
                     break
                 self._decide(ask_us)
-            elif index < count:
-                self._arrive(next_us, (index, model[index]))
-                index += 1
-                next_us = arrival_us[index] if index < count else NEVER_US
-            else:
-                break
             if meters.arrived != meters.done + self._running + self._queued:
                 raise InvariantError("a request is lost")
-            if self._on_progress is not None and events % _PROGRESS_EVERY == 0:
-                self._on_progress(index / max(1, count))
+            if on_progress is not None and events % _PROGRESS_EVERY == 0:
+                on_progress(index / max(1, count))
         if meters.done != meters.arrived:
             raise InvariantError(f"{meters.arrived - meters.done} requests were never answered")
         self._actuator.close(meters.horizon_us)
@@ -146,9 +147,11 @@ class Simulation:
 
     # --- requests
 
-    def _arrive(self, now_us: int, about: tuple[int, int]) -> None:
-        index, model_index = about
-        meters, model = self.meters, self._models[model_index]
+    def _added_arrives(self, now_us: int, about: tuple[int, Model]) -> None:
+        self._arrive(now_us, *about)
+
+    def _arrive(self, now_us: int, index: int, model: Model) -> None:
+        meters = self.meters
         meters.arrived += 1
         opens = model.unfinished == 0
         meters.sessions += opens
@@ -176,19 +179,20 @@ class Simulation:
 
     def _start(self, now_us: int, index: int, replica: Replica) -> None:
         model = replica.model
-        if replica.phase is not Phase.READY or replica.ongoing >= model.max_ongoing:
+        if replica.phase is not READY or replica.ongoing >= model.max_ongoing:
             raise InvariantError(f"{model.name} takes a request that it must not take")
+        meters = self.meters
         if replica.idle_since_us is not None:
-            self.meters.idled(replica, now_us)
-            self.meters.used(replica)
+            meters.idled(replica, now_us)
+            meters.used(replica)
             replica.idle_since_us = None
             replica.busy_since_us = now_us
         replica.ongoing += 1
         self._running += 1
         waited_us = now_us - self._arrival_us[index]
         if waited_us:
-            self.meters.waited_us += waited_us
-        self.meters.ttft_us.append(waited_us + self._first_us[index])
+            meters.waited_us += waited_us
+        meters.ttft_us.append(waited_us + self._first_us[index])
         self._agenda.at(now_us + self._service_us[index], self._finish, (replica, index))
 
     def _finish(self, now_us: int, about: tuple[Replica, int]) -> None:
@@ -200,14 +204,14 @@ class Simulation:
         self.meters.done += 1
         service_s = self._service_us[index] / US_PER_S
         self._policy.finished(model.name, now_us / US_PER_S, model.unfinished, service_s)
-        if model.queue and replica.phase is Phase.READY:
+        if model.queue and replica.phase is READY:
             self._serve_queue(now_us, replica)
         if replica.ongoing:
             self._reports.load(replica, now_us)
             return
         self.meters.served(replica, now_us)
         replica.idle_since_us = now_us
-        if replica.phase is Phase.DRAINING:
+        if replica.phase is DRAINING:
             self._actuator.remove(now_us, replica)
             self._reports.soon(now_us)
         else:
@@ -228,13 +232,13 @@ class Simulation:
     def _gone(self, now_us: int, replica: Replica) -> None:
         if self._adversary is None:
             return
-        model = replica.model.index
-        for arrival_us, first_us, service_us in self._adversary.stopped(model, now_us):
-            self._agenda.at(arrival_us, self._arrive, (len(self._arrival_us), model))
+        model = replica.model
+        for arrival_us, first_us, service_us in self._adversary.stopped(model.index, now_us):
+            self._agenda.at(arrival_us, self._added_arrives, (len(self._arrival_us), model))
             self._arrival_us.append(arrival_us)
             self._first_us.append(first_us)
             self._service_us.append(service_us)
-            self._added.append(model)
+            self._added.append(model.index)
 
     def _decide(self, now_us: int) -> None:
         self._agenda.decide_us = NEVER_US

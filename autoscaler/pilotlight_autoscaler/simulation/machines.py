@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from pilotlight_autoscaler.simulation.errors import InvariantError
 from pilotlight_autoscaler.simulation.setting import Links, Pool, SimulatedModel
 from pilotlight_autoscaler.simulation.trace import US_PER_S
 from pilotlight_autoscaler.snapshot import (
+    ATTACHING,
     ModelSnapshot,
     NodeSnapshot,
     Phase,
@@ -16,6 +17,8 @@ from pilotlight_autoscaler.snapshot import (
     Tier,
     WorkerSnapshot,
 )
+
+_HOST, _DISK, _REMOTE = Tier.HOST, Tier.DISK, Tier.REMOTE  # names: see snapshot
 
 
 @dataclass(slots=True, eq=False)
@@ -26,25 +29,21 @@ class Replica:
     worker: Worker
     since_us: int
     tier: Tier
-    phase: Phase = Phase.ATTACHING
+    phase: Phase = ATTACHING
     ongoing: int = 0
     idle_since_us: int | None = None
     busy_since_us: int = 0
     prewarmed: bool = False  # and not used since
     present: bool = True
     reported: bool = True  # whether the policy knows its state
-    share: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        pool = self.worker.pool
-        self.share = max(1 / pool.max_replicas, self.model.spec.nbytes / pool.capacity_bytes)
+    patient: bool = False  # whether the policy need not be asked about the change at once
 
     def snapshot(self) -> ReplicaSnapshot:
-        idle_us = self.idle_since_us
+        model, idle_us = self.model, self.idle_since_us
         return ReplicaSnapshot(
-            self.model.spec.name,
-            self.model.spec.name,
-            self.model.spec.nbytes,
+            model.name,
+            model.name,
+            model.nbytes,
             self.phase,
             self.since_us / US_PER_S,
             self.ongoing,
@@ -58,16 +57,21 @@ class Model:
 
     index: int
     spec: SimulatedModel
+    pool: InitVar[Pool]
     queue: deque[int] = field(default_factory=deque)
     ready: list[Replica] = field(default_factory=list)
     unfinished: int = 0  # queued and running
     queue_reported: bool = True
     name: str = field(init=False)
+    nbytes: int = field(init=False)
     max_ongoing: int = field(init=False)
+    share: float = field(init=False)  # of a worker that a replica takes
 
-    def __post_init__(self) -> None:
-        self.name = self.spec.name
-        self.max_ongoing = self.spec.config.max_ongoing_requests
+    def __post_init__(self, pool: Pool) -> None:
+        spec = self.spec
+        self.name, self.nbytes = spec.name, spec.nbytes
+        self.max_ongoing = spec.config.max_ongoing_requests
+        self.share = max(1 / pool.max_replicas, spec.nbytes / pool.capacity_bytes)
 
     def snapshot(self) -> ModelSnapshot:
         """As it is before its first request."""
@@ -83,35 +87,41 @@ class Worker:
 
     worker_id: str
     node: Node
-    pool: Pool
+    pool: InitVar[Pool]
     since_us: int
     used_bytes: int = 0
     replicas: dict[str, Replica] = field(default_factory=dict)
+    capacity_bytes: int = field(init=False)
+    max_replicas: int = field(init=False)
+
+    def __post_init__(self, pool: Pool) -> None:
+        self.capacity_bytes, self.max_replicas = pool.capacity_bytes, pool.max_replicas
 
     def add(self, replica: Replica) -> None:
-        spec = replica.model.spec
-        if spec.name in self.replicas:
-            raise InvariantError(f"{self.worker_id} has {spec.name} already")
-        if self.used_bytes + spec.nbytes > self.pool.capacity_bytes:
-            raise InvariantError(f"{self.worker_id} has no room for {spec.name}")
-        if len(self.replicas) >= self.pool.max_replicas:
-            raise InvariantError(f"{self.worker_id} has no slot for {spec.name}")
-        self.replicas[spec.name] = replica
-        self.used_bytes += spec.nbytes
+        model = replica.model
+        if model.name in self.replicas:
+            raise InvariantError(f"{self.worker_id} has {model.name} already")
+        if self.used_bytes + model.nbytes > self.capacity_bytes:
+            raise InvariantError(f"{self.worker_id} has no room for {model.name}")
+        if len(self.replicas) >= self.max_replicas:
+            raise InvariantError(f"{self.worker_id} has no slot for {model.name}")
+        self.replicas[model.name] = replica
+        self.used_bytes += model.nbytes
 
     def remove(self, replica: Replica) -> None:
+        model = replica.model
         if replica.ongoing:
-            raise InvariantError(f"{replica.model.spec.name} is stopped with {replica.ongoing}")
+            raise InvariantError(f"{model.name} is stopped with {replica.ongoing}")
         replica.present = False
-        del self.replicas[replica.model.spec.name]
-        self.used_bytes -= replica.model.spec.nbytes
+        del self.replicas[model.name]
+        self.used_bytes -= model.nbytes
 
     def snapshot(self) -> WorkerSnapshot:
         return WorkerSnapshot(
             self.worker_id,
             self.node.node_id,
-            self.pool.capacity_bytes,
-            self.pool.max_replicas,
+            self.capacity_bytes,
+            self.max_replicas,
             tuple(replica.snapshot() for replica in self.replicas.values()),
         )
 
@@ -129,15 +139,15 @@ class Node:
 
     def tier(self, name: str) -> Tier:
         if name in self._host:
-            return Tier.HOST
-        return Tier.DISK if name in self._disk else Tier.REMOTE
+            return _HOST
+        return _DISK if name in self._disk else _REMOTE
 
     def keep(self, spec: SimulatedModel) -> bool:
         """Weights that came stay on disk, and in the host cache if they fit; is anything new?"""
         before = self.tier(spec.name)
         self._disk.add(spec.name)
         if spec.nbytes > self._host_bytes:
-            return before is Tier.REMOTE
+            return before is _REMOTE
         self._host.pop(spec.name, None)
         self._host[spec.name] = spec.nbytes
         while sum(self._host.values()) > self._host_bytes:

@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from pilotlight_autoscaler.simulation.machines import Replica
-from pilotlight_autoscaler.snapshot import Phase
+from pilotlight_autoscaler.snapshot import ATTACHING
 
 
 @dataclass(slots=True)
@@ -36,21 +36,23 @@ class Meters:
 
     def loaded(self, replica: Replica, now_us: int) -> None:
         """It has been attaching until now."""
-        self.loading_us += self._span_us(replica.since_us, now_us) * replica.share
+        self.loading_us += self._span_us(replica.since_us, now_us) * replica.model.share
 
     def idled(self, replica: Replica, now_us: int) -> None:
         """It has been idle until now."""
-        if replica.idle_since_us is not None:
-            self.idle_us += self._span_us(replica.idle_since_us, now_us) * replica.share
+        since_us = replica.idle_since_us
+        if since_us is not None:
+            self.idle_us += self._span_us(since_us, now_us) * replica.model.share
 
     def used(self, replica: Replica) -> None:
         """It takes its first request after it was idle."""
-        self.prewarm_hits += replica.prewarmed
-        replica.prewarmed = False
+        if replica.prewarmed:
+            self.prewarm_hits += 1
+            replica.prewarmed = False
 
     def served(self, replica: Replica, now_us: int) -> None:
         """It has been busy until now."""
-        self.busy_us += self._span_us(replica.busy_since_us, now_us) * replica.share
+        self.busy_us += self._span_us(replica.busy_since_us, now_us) * replica.model.share
 
     def worker(self, since_us: int, now_us: int) -> None:
         """A worker has existed until now."""
@@ -58,7 +60,7 @@ class Meters:
 
     def rest(self, replica: Replica, now_us: int) -> None:
         """A replica that is still there at the end, whatever it does."""
-        if replica.phase is Phase.ATTACHING:
+        if replica.phase is ATTACHING:
             self.loaded(replica, now_us)
         elif replica.idle_since_us is None:
             self.served(replica, now_us)

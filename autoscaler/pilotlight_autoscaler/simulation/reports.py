@@ -30,14 +30,16 @@ class Reports:
         self._load_us = round(setting.load_report_s * US_PER_S)
 
     def load(self, replica: Replica, now_us: int) -> None:
-        """A busy replica has more or less to do."""
-        self._changed(replica)
-        self._decide_by(replica, now_us, self._load_us)
+        """A busy replica has more or less to do; one that is to be told of waits no longer."""
+        if replica.reported:
+            self._changed(replica)
+            self._decide_by(replica, now_us, self._load_us)
 
     def idle(self, replica: Replica, now_us: int) -> None:
-        """A replica has ended its last request."""
-        self._changed(replica)
-        self._decide_by(replica, now_us, self._tick_us)
+        """A replica has ended its last request; one known to be patient about can wait."""
+        if replica.reported or not replica.patient:
+            self._changed(replica)
+            self._decide_by(replica, now_us, self._tick_us)
 
     def ready(self, replica: Replica, now_us: int) -> None:
         """A replica is there."""
@@ -85,14 +87,18 @@ class Reports:
 
     def _decide_by(self, replica: Replica, now_us: int, delay_us: int) -> None:
         """What comes and goes where there is room need only be noted, if the policy says so."""
-        by_us = now_us + delay_us
-        if by_us >= self._agenda.decide_us:
+        agenda, by_us = self._agenda, now_us + delay_us
+        replica.patient = False
+        if by_us >= agenda.decide_us:
             return
         patience_s = self._policy.patience_s(replica.model.name)
         if patience_s > 0:  # rounded as a wake-up at that time is
-            patient_us = ceil((now_us / US_PER_S + min(patience_s, _LONG_S)) * US_PER_S)
-            by_us = max(by_us, patient_us)
-        self._agenda.decide_by(by_us)
+            replica.patient = True
+            patience_s = patience_s if patience_s < _LONG_S else _LONG_S
+            patient_us = ceil((now_us / US_PER_S + patience_s) * US_PER_S)
+            if patient_us > by_us:
+                by_us = patient_us
+        agenda.decide_by(by_us)
 
     def _changed(self, replica: Replica) -> None:
         if replica.reported:

@@ -59,7 +59,7 @@ def load(
 
 @app.command()
 def autoscale(as_json: JsonOption = False) -> None:
-    """The autoscaling policy beside others and the optimum, simulated; about six minutes."""
+    """The autoscaling policy beside others and the optimum, simulated; about seven minutes."""
     # Imports the simulator, which no other bench needs.
     from pilotlight_deploy.bench.autoscale import run  # noqa: PLC0415
 
