@@ -15,10 +15,10 @@ from operator import itemgetter
 from pilotlight_autoscaler.config import AutoscalingConfig
 from pilotlight_autoscaler.placement import format_bytes
 
-# Schedules are looked at so far ahead. A floor that begins more often, every ten minutes and twelve
-# hours before and after, is taken as if it always held.
+# Schedules are looked at so far ahead. A floor that begins more often in a day, more than every ten
+# minutes, is taken as if it always held.
 HORIZON_S = 7 * 86400.0
-_MAX_STARTS = 1152
+_MAX_STARTS = 144
 _MAX_NAMED = 5
 
 _Held = tuple[int, ...]  # replicas by model

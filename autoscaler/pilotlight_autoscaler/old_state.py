@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pilotlight_autoscaler.gaps import BINS
 
+_MOST_DIGITS = 4  # of a bin's number
 _BINS_1 = 72  # of version 1; its edges are every second one of today's
 
 
@@ -54,7 +55,8 @@ def _first_tokens(tier: object) -> object:
 def _counts(counts: Mapping[object, object]) -> dict[object, object]:
     found: dict[object, object] = {}
     for key, count in counts.items():
-        number = int(key) if isinstance(key, str) and key.isdigit() else key
+        digits = isinstance(key, str) and key.isdecimal() and len(key) <= _MOST_DIGITS
+        number = int(str(key)) if digits else key
         if not isinstance(number, int) or not isinstance(count, int | float):
             found[key] = count
         elif 1 <= number < _BINS_1:

@@ -63,16 +63,16 @@ class Floor(BaseModel):
 
     def spans(self, from_s: float, to_s: float, most: int) -> list[tuple[float, float]] | None:
         """When it holds between two times, each span from its begin on until its end, in order;
-        None if it begins more than *most* times.
+        None if it begins more than *most* times in one day.
         """
         zone = ZoneInfo(self.timezone)
         minutes, hours = (sorted(each) for each in parse_cron(self.cron)[:2])
+        if len(hours) * len(minutes) > most:
+            return None
         first = datetime.fromtimestamp(from_s - self.duration_s, zone)
         days = int((to_s - from_s + self.duration_s) // 86400) + 2
         dates = [first + timedelta(days=n) for n in range(days)]
         dates = [date for date in dates if _matches_day(parse_cron(self.cron), date)]
-        if len(dates) * len(hours) * len(minutes) > most:
-            return None
         starts = [_start_s(date, hour, m) for date in dates for hour in hours for m in minutes]
         found: list[tuple[float, float]] = []
         for at_s in sorted(starts):  # where an hour is skipped they are not

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from pilotlight_autoscaler.foreign_keys import instead_of
+from pilotlight_autoscaler.foreign_keys import instead_of, plain_key
 
 
 def unknown_key(root: type[BaseModel], path: tuple[str | int, ...]) -> str:
     """What to say of the key at *path* of a file of *root*, which has none of that name."""
     allowed = _allowed(root, path[:-1])
     wrong = str(path[-1])
-    instead = instead_of(wrong)
+    instead = instead_of(wrong, top=len(path) == 1)
     if instead is not None:
         return f"unknown key; {instead}"
-    normal = re.sub(r"[^a-z0-9]+", "_", wrong.lower())
+    normal = plain_key(wrong)
     near = difflib.get_close_matches(normal, allowed, n=1)
     if near:
         return f"unknown key; did you mean {near[0]}?"

@@ -328,6 +328,11 @@ def test_autoscaler_state_survives_json() -> None:
         ({"version": 3}, "version"),
         ({"version": 1, "models": {"a": {"gaps": {"counts": {"73": 1}}}}}, r"models\.a\.gaps"),
         ({"version": 1, "models": {"a": {"gaps": {"counts": {"x": 1}}}}}, r"models\.a\.gaps"),
+        ({"version": 1, "models": {"a": {"gaps": {"counts": {"²": 1}}}}}, r"models\.a\.gaps"),
+        (
+            {"version": 1, "models": {"a": {"gaps": {"counts": {"9" * 5000: 1}}}}},
+            r"models\.a\.gaps",
+        ),
         ({"version": 1, "models": {"a": []}}, r"models\.a"),
         ({"models": {"a": {"burst": {"k": math.nan}}}}, r"models\.a\.burst\.k"),
         ({"models": {"a": {"gaps": {"counts": {"199": 1.0}}}}}, r"models\.a\.gaps\.counts"),

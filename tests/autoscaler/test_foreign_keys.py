@@ -13,12 +13,21 @@ from pilotlight_autoscaler.pool_config import PoolConfig
     [
         ("downscale_to_zero_delay_s", "idle_timeout_s is the name here"),
         ("Graceful-Shutdown-Timeout-s", "a busy replica gets no new requests"),
+        ("initialReplicas", "min_replicas is the floor"),
+        ("max_replicas_per_node", "placement.spread"),
+        ("ray_actor_options", "PILOTLIGHT_WORKER_MAX_REPLICAS"),
+        ("label_selector", "any worker"),
         ("wait_cost_usd_per_s", "keep_alive.cold_start_weight says it in worker-seconds"),
         ("look_back_period_s", "panic.stable_window_s"),
     ],
 )
 def test_foreign_key_says_what_stands_in_its_place(key: str, text: str) -> None:
     assert text in (instead_of(key) or "")
+
+
+def test_foreign_key_of_the_file_itself_says_nothing_inside_of_a_block() -> None:
+    assert instead_of("model") == "name is the name here"
+    assert instead_of("model", top=False) is None
 
 
 @pytest.mark.parametrize("key", ["min_replica", "quux", ""])

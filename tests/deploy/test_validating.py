@@ -37,6 +37,13 @@ def test_validate_takes_model_files_and_a_cluster_file_together(together):
     assert found["bytes_not_counted"] == ["a", "b"]
 
 
+def test_validate_of_one_file_reads_no_settings(together, monkeypatch):
+    monkeypatch.setenv("PILOTLIGHT_WORKERS", "x")
+
+    assert together(keeping("a", 2)).exit_code == 0
+    assert together(keeping("a", 2), "pool: {max_workers: 2}\n").exit_code == 2
+
+
 def test_validate_refuses_more_replicas_than_workers(together):
     result = together(keeping("a", 3), "pool: {max_workers: 2}\n")
 

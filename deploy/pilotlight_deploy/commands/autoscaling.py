@@ -47,7 +47,9 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
     keep although idle. Asks no platform.
     """
     found = read_files(files)
-    uncounted = check_together(found, load(None))
+    # Of one file alone nothing depends on the environment.
+    both = found.pool is not None and found.specs
+    uncounted = check_together(found, load(None)) if both else []
     valid = [{"file": file, "kind": kind, "valid": True} for file, kind in found.kinds.items()]
     if as_json:
         together = {"files": valid, "valid": True, "bytes_not_counted": uncounted}
@@ -55,8 +57,9 @@ def validate(files: FilesArgument, as_json: JsonOption = False) -> None:
     for file, kind in found.kinds.items():
         stdout().print(f"{file} is a valid {kind} file", soft_wrap=True)
     if found.pool is not None and found.specs:
-        text = f"min_replicas of all models fit the pool: {found.pool.max_workers} workers at most"
-        stdout().print(text, soft_wrap=True)
+        known = ", as far as known" if uncounted else ""
+        room = f"{found.pool.max_workers} workers at most"
+        stdout().print(f"min_replicas of all models fit the pool{known}: {room}", soft_wrap=True)
     if uncounted:
         text = f"without the bytes of {', '.join(uncounted)}, whose source cannot be read here"
         stdout().print(text, soft_wrap=True)

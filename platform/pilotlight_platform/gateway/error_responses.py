@@ -74,8 +74,9 @@ async def on_validation_error(request: Request, error: Exception) -> JSONRespons
         message = f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}."
         return error_response(InvalidRequestError(message))
     what = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden" and (instead := instead_of(str(first["loc"][-1]))):
-        what = f"unknown key; {instead}"
+    if first["type"] == "extra_forbidden":
+        instead = instead_of(str(first["loc"][-1]), top=len(first["loc"]) == 2)
+        what = f"unknown key; {instead}" if instead else what
     if where:
         return error_response(InvalidRequestError(f"{where}: {what}", where))
     if not request.headers.get("content-type", "").startswith("application/json"):
