@@ -24,9 +24,14 @@ def granted(
         learned.granted, learned.rising_since_s = want, None
         return want, rule, inf
     live = model.ready + model.attaching
-    learned.granted = max(min(learned.granted, want), model.ready)
+    # Bounded before rounding: a large factor may go beyond any number of replicas.
+    step = min(factor * (want - model.ready), config.max_replicas)
+    aim = min(model.ready + ceil(step * (1 - 1e-9)), config.max_replicas)
+    learned.granted = max(min(learned.granted, max(want, aim)), model.ready)
     least = max(live, floor, learned.granted)
     if want <= least:
+        if want > model.ready:
+            want = max(want, learned.granted)  # a factor may have granted more than that
         # A load that falls for a moment does not begin the delay anew.
         if learned.rising_since_s is not None and _mean_wants(model, now_s) > least:
             return want, rule, now_s + learned.load.width_s
@@ -38,10 +43,10 @@ def granted(
     least_rule = Rule.FLOOR if least == floor > live else rule
     if now_s < due_s:
         return least, least_rule, due_s
-    # Bounded before rounding: a large factor may go beyond any number of replicas.
-    step = min(factor * (want - model.ready), config.max_replicas)
-    aim = min(model.ready + ceil(step * (1 - 1e-9)), config.max_replicas)
-    return (aim, rule, inf) if aim > least else (least, least_rule, inf)
+    if aim <= least:
+        return least, least_rule, inf
+    learned.granted = aim
+    return aim, rule, inf
 
 
 def _mean_wants(model: ModelView, now_s: float) -> int:

@@ -217,6 +217,16 @@ def test_upscaling_factor_scales_the_step(factor: float, started: int) -> None:
     assert growing.decide().attach == ()
 
 
+def test_upscaling_factor_goes_on_asking_for_what_found_no_room() -> None:
+    growing = Growing(upscaling_factor=4, max_replicas=3)
+    for n in range(2, 9):
+        growing.autoscaler.remove_worker(f"w{n}")
+    growing.queue(1)
+    assert len(growing.decide().attach) == 1
+
+    assert [each.model for each in growing.decide().unplaced] == ["a"]
+
+
 def test_upscaling_factor_goes_on_when_the_step_is_ready() -> None:
     growing = Growing(upscaling_factor=0.5)
     growing.queue(4)
