@@ -46,7 +46,7 @@ def test_columns_that_only_pad_are_given_back(attach, start):
     skeleton = attach("llama").skeleton
     batch = Batch(skeleton, *start(skeleton, 30))
     for length in (4, 9):
-        batch.join(*start(skeleton, length))
+        batch.join(Batch(skeleton, *start(skeleton, length)))
     assert columns(batch) == {(3, 2, 30, 16)}
 
     batch.keep([1, 2])
