@@ -105,6 +105,13 @@ class Draft:
         here += [seat.view for seat in self._seats.values() if revision_id in seat.taken]
         return Counter(each.snapshot.node_id for each in here)
 
+    def least_worth(self, seat: Seat) -> float:
+        """No idle replica there has less."""
+        view = seat.view
+        if view.idle is None or self.now_s >= view.idle_until_s:
+            self._draw_up(view)
+        return view.least_worth
+
     def idle(self, seat: Seat) -> list[IdleReplica]:
         """Replicas that could be evicted there, the least valuable first."""
         view = seat.view
@@ -175,6 +182,7 @@ class Draft:
             if each.leaves_at_s > now_s:
                 view.idle_until_s = min(view.idle_until_s, each.leaves_at_s)
         view.idle = found
+        view.least_worth = min((each.worth for each in found), default=inf)
 
     def _idle(self, view: WorkerView, replica: ReplicaView) -> IdleReplica:
         owner = self.mirror.models.get(replica.model)

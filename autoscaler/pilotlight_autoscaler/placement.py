@@ -40,6 +40,10 @@ def choose_seat(
         if not fits:
             if seat.view.capacity_bytes < snapshot.nbytes or seat.view.snapshot.max_replicas < 1:
                 continue
+            if best is not None:
+                least_s = load_s + draft.least_worth(seat) * model.cold_start_s
+                if (near, least_s) > best[0][:2]:
+                    continue  # whoever left there would be dearer
             victims = choose_victims(draft, seat, snapshot.nbytes, may_go)
             if not victims:
                 continue

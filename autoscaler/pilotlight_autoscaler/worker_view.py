@@ -40,6 +40,7 @@ class WorkerView:
         "free_slots",
         "idle",
         "idle_until_s",
+        "least_worth",
         "ongoing",
         "replicas",
         "snapshot",
@@ -55,6 +56,7 @@ class WorkerView:
         self.replicas: dict[str, ReplicaView] = {}  # by revision
         self.idle: list[IdleReplica] | None = None  # None: to be drawn up again
         self.idle_until_s = inf  # the order may be another from here on
+        self.least_worth = inf  # of those
 
     def resize(self, snapshot: WorkerSnapshot) -> None:
         self.free_bytes += snapshot.capacity_bytes - self.snapshot.capacity_bytes
