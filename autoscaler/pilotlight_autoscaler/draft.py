@@ -107,19 +107,15 @@ class Draft:
 
     def least_worth(self, seat: Seat) -> float:
         """No idle replica there has less."""
-        view = seat.view
-        if view.idle is None or self.now_s >= view.idle_until_s:
-            self._draw_up(view)
-        return view.least_worth
+        self._idle_of(seat.view)
+        return seat.view.least_worth
 
     def idle(self, seat: Seat) -> list[IdleReplica]:
         """Replicas that could be evicted there, the least valuable first."""
-        view = seat.view
-        if view.idle is None or self.now_s >= view.idle_until_s:
-            self._draw_up(view)
+        idle = self._idle_of(seat.view)
         if not seat.gone:
-            return view.idle or []
-        return [each for each in view.idle or [] if each.replica.revision_id not in seat.gone]
+            return idle
+        return [each for each in idle if each.replica.revision_id not in seat.gone]
 
     def leaves(self, idle: IdleReplica) -> bool:
         """Whether it goes now although nobody needs its room."""
@@ -162,7 +158,12 @@ class Draft:
         seat.free_slots += 1
         seat.gone.add(replica.revision_id)
 
-    def _draw_up(self, view: WorkerView) -> None:
+    def _idle_of(self, view: WorkerView) -> list[IdleReplica]:
+        if view.idle is None or self.now_s >= view.idle_until_s:
+            return self._draw_up(view)
+        return view.idle
+
+    def _draw_up(self, view: WorkerView) -> list[IdleReplica]:
         now_s = self.now_s
         view.idle_until_s = inf
         found = [
@@ -183,6 +184,7 @@ class Draft:
                 view.idle_until_s = min(view.idle_until_s, each.leaves_at_s)
         view.idle = found
         view.least_worth = min((each.worth for each in found), default=inf)
+        return found
 
     def _idle(self, view: WorkerView, replica: ReplicaView) -> IdleReplica:
         owner = self.mirror.models.get(replica.model)
