@@ -5,7 +5,7 @@ import math
 import pytest
 from support.snapshots import NOW_S, decide_on, model, replica, worker
 
-from pilotlight_autoscaler import InputError
+from pilotlight_autoscaler import Autoscaler, ClockError, InputError
 
 
 @pytest.mark.parametrize("now_s", [math.nan, math.inf, -math.inf, -1.0])
@@ -24,3 +24,11 @@ def test_clock_that_went_back_makes_nothing_old() -> None:
 
     assert (decision.attach, decision.detach) == ((), ())
     assert decision.wake_at_s == NOW_S + 6
+
+
+def test_autoscaler_refuses_a_clock_that_steps_back() -> None:
+    autoscaler = Autoscaler()
+    autoscaler.decide(10.0)
+
+    with pytest.raises(ClockError, match=r"went back from 10\.0 to 9\.0"):
+        autoscaler.decide(9.0)
