@@ -1,7 +1,12 @@
 """What cold starts have taken: the newest for forecasts, many for the guard."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from support.small_cluster import a_model
+from support.snapshots import GB
+
+from pilotlight_autoscaler import Autoscaler
 from pilotlight_autoscaler.cold_starts import HALF_LIFE_STARTS, SAMPLES, ColdStarts
 from pilotlight_autoscaler.snapshot import Tier
 
@@ -71,3 +76,23 @@ def test_cold_starts_know_their_bytes_when_they_are_saved() -> None:
     again.become(500)
 
     assert again.typical_s() == 2.0
+
+
+def test_new_revision_with_other_bytes_does_not_go_by_the_old_ones_cold_starts() -> None:
+    old, new = a_model("a"), replace(a_model("a"), revision_id="a-2", nbytes=4 * GB)
+    autoscaler = Autoscaler()
+    autoscaler.update_model(old)
+    for _ in range(10):
+        autoscaler.cold_started("a", Tier.DISK, 2.0)
+    saved = autoscaler.state()
+    autoscaler.update_model(replace(old, revision_id="a-2"))
+    alike_s = autoscaler.view("a").cold_start_s
+    autoscaler.update_model(new)
+    restarted = Autoscaler()  # the new revision went live meanwhile
+    restarted.restore(saved)
+    restarted.update_model(new)
+    scaled_s = 2.0 * new.nbytes / old.nbytes
+
+    assert alike_s == 2.0
+    assert autoscaler.view("a").cold_start_s == restarted.view("a").cold_start_s == scaled_s
+    assert scaled_s != 2.0

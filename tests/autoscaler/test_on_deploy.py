@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from support.one_model import OneModel
+from support.snapshots import GB
 
 from pilotlight_autoscaler import (
-    Autoscaler,
     AutoscalingConfig,
-    Decision,
     InputError,
     ModelSnapshot,
     Phase,
@@ -16,94 +16,16 @@ from pilotlight_autoscaler import (
     ReplicaSnapshot,
     Rule,
     Tier,
-    WorkerSnapshot,
 )
 
-GB = 10**9
 
+class Live(OneModel):
+    """On one worker of a pool that may grow by one."""
 
-class Live:
-    """One model and one worker, told as a scheduler tells."""
-
-    def __init__(self, *, on_deploy: bool = True, workers: int = 1, **config: object) -> None:
-        self.autoscaler = Autoscaler(PoolConfig(max_workers=2, buffer_workers=0))
-        settings = {"prewarm": {"on_deploy": on_deploy}, **config}
-        self.model = ModelSnapshot(
-            "a", "a-1", GB, AutoscalingConfig.model_validate(settings), cold_start_s=8.0
-        )
-        for n in range(workers):
-            self.join(n)
-        self.autoscaler.update_model(self.model)
-
-    def join(self, n: int, *held: ReplicaSnapshot) -> None:
-        self.autoscaler.update_worker(WorkerSnapshot(f"w{n}", "node", GB, 1, held))
-
-    def decide(self, now_s: float) -> Decision:
-        """Its attach is carried out, but not ended."""
-        decision = self.autoscaler.decide(now_s)
-        for each in decision.attach:
-            self.put(each.revision_id, Phase.ATTACHING, now_s)
-        return decision
-
-    def put(self, revision_id: str, phase: Phase, now_s: float) -> None:
-        idle_s = now_s if phase is Phase.READY else None
-        self.autoscaler.update_replica(
-            "w0", ReplicaSnapshot("a", revision_id, GB, phase, now_s, 0, idle_s)
-        )
-
-
-def test_on_deploy_starts_one_replica_and_then_the_policy_decides() -> None:
-    live = Live(max_replicas=3)
-    assert live.decide(10).attach == ()  # it was only made known
-    live.autoscaler.deployed("a")
-    (attach,) = live.decide(20).attach
-    assert attach.reason.rule is Rule.DEPLOY
-    assert attach.reason.text == (
-        "its revision has gone live: wants 1, has 0; would not without prewarm.on_deploy"
-    )
-
-    live.put("a-1", Phase.READY, 24)
-    live.autoscaler.cold_started("a", Tier.DISK, 4.0)
-    least_s = 24 + live.model.config.keep_alive.min_s
-    assert live.decide(24).wake_at_s == least_s
-    ends_s = live.decide(least_s).wake_at_s
-    assert ends_s == pytest.approx(24 + 4 * 31)  # the break-even of what was measured
-    assert [each.reason.rule for each in live.autoscaler.decide(ends_s).detach] == [Rule.IDLE]
-    live.autoscaler.remove_replica("w0", "a-1")
-    assert live.decide(ends_s).attach == ()
-
-
-def test_on_deploy_is_off_unless_it_was_asked_for() -> None:
-    live = Live(on_deploy=False)
-    live.autoscaler.deployed("a")
-
-    assert live.decide(20).attach == ()
-
-
-def test_on_deploy_holds_where_the_idle_time_is_fixed() -> None:
-    live = Live(idle_timeout_s=5)
-    live.autoscaler.deployed("a")
-    assert len(live.decide(20).attach) == 1
-    live.put("a-1", Phase.READY, 24)
-
-    assert live.decide(24).wake_at_s == 29
-
-
-def test_on_deploy_waits_for_room_and_evicts_nothing() -> None:
-    """Nobody is served by it; but a pool that may grow does."""
-    live = Live()
-    other = ModelSnapshot("b", "b-1", GB, AutoscalingConfig(idle_timeout_s=900))
-    live.autoscaler.update_model(other)
-    live.join(0, ReplicaSnapshot("b", "b-1", GB, Phase.READY, 10, 0, 10))
-    live.autoscaler.deployed("a")
-    decision = live.decide(20)
-    assert (decision.attach, decision.unplaced) == ((), ())
-    assert decision.pool is not None
-    assert decision.pool.workers == 2
-
-    live.join(1)
-    (attach,) = live.autoscaler.decide(30).attach
-    assert (attach.worker_id, attach.evict) == ("w1", ())
+    def __init__(self, *, on_deploy: bool = True, **config: object) -> None:
+        pool = PoolConfig(max_workers=2, buffer_workers=0)
+        prewarm = {"on_deploy": on_deploy}
+        super().__init__(pool, workers=1, cold_start_s=8.0, prewarm=prewarm, **config)
 
 
 def full() -> Live:
@@ -117,34 +39,83 @@ def full() -> Live:
     return live
 
 
+def test_on_deploy_starts_one_replica_and_then_the_policy_decides() -> None:
+    live = Live(max_replicas=3)
+    assert live.decide_at(10).attach == ()  # it was only made known
+    live.autoscaler.deployed("a")
+    (attach,) = live.decide_at(20).attach
+    assert attach.reason.rule is Rule.DEPLOY
+    assert attach.reason.text == (
+        "its revision has gone live: wants 1, has 0; would not without prewarm.on_deploy"
+    )
+
+    live.put("w0", Phase.READY, 24)
+    live.autoscaler.cold_started("a", Tier.DISK, 4.0)
+    least_s = 24 + live.model.config.keep_alive.min_s
+    assert live.decide_at(24).wake_at_s == least_s
+    ends_s = live.decide_at(least_s).wake_at_s
+    assert ends_s == pytest.approx(24 + 4 * 31)  # the break-even of what was measured
+    assert [each.reason.rule for each in live.autoscaler.decide(ends_s).detach] == [Rule.IDLE]
+    live.autoscaler.remove_replica("w0", "a-1")
+    assert live.decide_at(ends_s).attach == ()
+
+
+def test_on_deploy_is_off_unless_it_was_asked_for() -> None:
+    live = Live(on_deploy=False)
+    live.autoscaler.deployed("a")
+
+    assert live.decide_at(20).attach == ()
+
+
+def test_on_deploy_holds_where_the_idle_time_is_fixed() -> None:
+    live = Live(idle_timeout_s=5)
+    live.autoscaler.deployed("a")
+    assert len(live.decide_at(20).attach) == 1
+    live.put("w0", Phase.READY, 24)
+
+    assert live.decide_at(24).wake_at_s == 29
+
+
+def test_on_deploy_waits_for_room_and_evicts_nothing() -> None:
+    """Nobody is served by it; but a pool that may grow does."""
+    live = full()
+    decision = live.decide_at(20)
+    assert (decision.attach, decision.unplaced) == ((), ())
+    assert decision.pool is not None
+    assert decision.pool.workers == 2
+
+    live.join(1)
+    (attach,) = live.autoscaler.decide(30).attach
+    assert (attach.worker_id, attach.evict) == ("w1", ())
+
+
 def test_on_deploy_without_room_is_tried_again_in_ten_seconds() -> None:
     live = full()
-    assert live.decide(20).wake_at_s == 30
+    assert live.decide_at(20).wake_at_s == 30
     live.autoscaler.remove_replica("w0", "b-1")
 
-    assert live.decide(29).attach == ()
-    assert len(live.decide(30).attach) == 1
+    assert live.decide_at(29).attach == ()
+    assert len(live.decide_at(30).attach) == 1
 
 
 def test_on_deploy_that_waits_for_room_is_over_when_it_is_set_to_false() -> None:
     live = full()
-    live.decide(20)
-    config = AutoscalingConfig.model_validate({"prewarm": {"on_deploy": False}})
-    live.autoscaler.update_model(replace(live.model, config=config))
-    live.decide(25)
+    live.decide_at(20)
+    live.configure(prewarm={"on_deploy": False})
+    live.decide_at(25)
     live.autoscaler.remove_replica("w0", "b-1")
-    assert live.decide(40).attach == ()
+    assert live.decide_at(40).attach == ()
 
 
 def test_on_deploy_tries_again_after_a_failed_attach() -> None:
     live = Live()
     live.autoscaler.deployed("a")
-    assert len(live.decide(20).attach) == 1
+    assert len(live.decide_at(20).attach) == 1
     live.autoscaler.remove_replica("w0", "a-1")
     live.autoscaler.update_model(replace(live.model, retry_at_s=25.0))
 
-    assert live.decide(20).wake_at_s == 25
-    assert len(live.decide(25).attach) == 1
+    assert live.decide_at(20).wake_at_s == 25
+    assert len(live.decide_at(25).attach) == 1
 
 
 def test_on_deploy_survives_a_restart_and_is_not_repeated_by_one() -> None:
@@ -153,13 +124,13 @@ def test_on_deploy_survives_a_restart_and_is_not_repeated_by_one() -> None:
     due = PolicyState.from_json(first.autoscaler.state().to_json())
     second = Live()
     second.autoscaler.restore(due)
-    assert len(second.decide(20).attach) == 1
+    assert len(second.decide_at(20).attach) == 1
 
-    second.put("a-1", Phase.READY, 24)
-    second.decide(24)
+    second.put("w0", Phase.READY, 24)
+    second.decide_at(24)
     third = Live()
     third.autoscaler.restore(second.autoscaler.state())
-    assert third.decide(30).attach == ()
+    assert third.decide_at(30).attach == ()
 
 
 def test_on_deploy_of_an_unknown_model_is_refused() -> None:

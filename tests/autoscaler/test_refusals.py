@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from support.snapshots import GB
 
 from pilotlight_autoscaler import (
     Autoscaler,
@@ -65,3 +66,23 @@ def test_autoscaler_refuses_by_name_whatever_it_is_told(what: str, value: float)
 def test_autoscaler_refuses_a_speed_of_nothing() -> None:
     with pytest.raises(InputError, match="bytes_per_s of tier disk of node 'n' is 0"):
         Autoscaler().update_node(NodeSnapshot("n", {}, {Tier.DISK: 0.0}))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("field", ["cold_start_s", "service_s", "requests_per_s", "retry_at_s"])
+def test_autoscaler_refuses_a_model_by_the_name_of_its_field(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{field} of model 'a' must be a finite number"):
+        Autoscaler().update_model(replace(MODEL, **{field: value}))
+
+
+def test_autoscaler_refuses_what_it_was_never_told_of() -> None:
+    with pytest.raises(InputError, match="there is no model 'a'"):
+        Autoscaler().arrived("a", 1.0)
+
+
+def test_load_of_a_replica_that_nobody_has_told_of_is_refused() -> None:
+    autoscaler = Autoscaler()
+    autoscaler.update_worker(WorkerSnapshot("w0", "node", GB, 1))
+
+    with pytest.raises(InputError, match="'w0' has no revision 'a-1': update_replica comes first"):
+        autoscaler.update_load("w0", "a-1", 1, None)

@@ -1,61 +1,31 @@
 """When and how far a model with a ready replica grows. A request fills a replica."""
 
-from dataclasses import replace
-
 import pytest
+from support.one_model import OneModel
 
-from pilotlight_autoscaler import (
-    Autoscaler,
-    AutoscalingConfig,
-    Decision,
-    ModelSnapshot,
-    Phase,
-    PoolConfig,
-    ReplicaSnapshot,
-    Rule,
-    WorkerSnapshot,
-)
-
-GB = 10**9
+from pilotlight_autoscaler import Decision, Phase, PoolConfig, Rule
 
 
-class Growing:
-    """One model on workers of its own; its requests wait, beside one in each ready replica."""
+class Growing(OneModel):
+    """On workers of its own; its requests wait, beside one in each ready replica."""
 
     def __init__(self, ready: int = 1, **config: object) -> None:
-        self.now_s = 1000.0
         settings = {"max_replicas": 9, "max_ongoing_requests": 1, "idle_timeout_s": 60, **config}
-        self.model = ModelSnapshot(
-            "a", "a-1", GB, AutoscalingConfig.model_validate(settings), cold_start_s=10.0
-        )
-        self.autoscaler = Autoscaler(PoolConfig(min_workers=9, max_workers=9))
-        for n in range(9):
-            self.autoscaler.update_worker(WorkerSnapshot(f"w{n}", "node", GB, 1))
-        self.autoscaler.update_model(self.model)
+        pool = PoolConfig(min_workers=9, max_workers=9)
+        super().__init__(pool, workers=9, cold_start_s=10.0, **settings)
+        self.now_s = 1000.0
         for n in range(ready):
-            self.put(f"w{n}", Phase.READY)
+            self.ready(f"w{n}")
 
-    def put(self, worker_id: str, phase: Phase) -> None:
-        ongoing = 1 if phase is Phase.READY else 0
-        self.autoscaler.update_replica(
-            worker_id, ReplicaSnapshot("a", "a-1", GB, phase, self.now_s, ongoing, None)
-        )
+    def ready(self, worker_id: str) -> None:
+        self.put(worker_id, Phase.READY, self.now_s, ongoing=1)
 
     def queue(self, queued: int) -> None:
         self.autoscaler.update_queue("a", queued, self.now_s if queued else None)
 
     def decide(self, after_s: float = 0.0) -> Decision:
-        """What is decided then; its orders are carried out but for their ends."""
         self.now_s += after_s
-        decision = self.autoscaler.decide(self.now_s)
-        for each in decision.attach:
-            self.put(each.worker_id, Phase.ATTACHING)
-        return decision
-
-    def configure(self, **config: object) -> None:
-        settings = self.model.config.model_dump() | config
-        self.model = replace(self.model, config=AutoscalingConfig.model_validate(settings))
-        self.autoscaler.update_model(self.model)
+        return self.decide_at(self.now_s)
 
 
 def test_upscale_delay_holds_another_replica_back() -> None:
@@ -142,11 +112,11 @@ def test_upscaling_delays_nothing_of_a_burst_from_zero(config: dict[str, float])
         growing.autoscaler.remove_worker(f"w{n}")
     growing.queue(3)
     assert len(growing.decide().attach) == 1
-    growing.put("w0", Phase.READY)
+    growing.ready("w0")
     growing.queue(2)
     growing.decide(1)
     for n in range(1, 9):
-        growing.autoscaler.update_worker(WorkerSnapshot(f"w{n}", "node", GB, 1))
+        growing.join(n)
 
     assert len(growing.decide(1).attach) == 2
     growing.queue(6)
@@ -236,7 +206,7 @@ def test_upscaling_factor_goes_on_when_the_step_is_ready() -> None:
     assert "when those 2 on their way are ready, upscaling_factor is 0.5" in told.text
 
     for worker_id in ("w1", "w2"):
-        growing.put(worker_id, Phase.READY)
+        growing.ready(worker_id)
     growing.queue(2)
     assert len(growing.decide(10).attach) == 1
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.records import model_record
+from support.waiting import until_true
 
 from pilotlight_autoscaler import Autoscaler, Tier
 from pilotlight_platform.links import Link, Links, links_path
@@ -94,9 +95,7 @@ def test_foretelling_is_looked_at_when_a_worker_comes(home: Home) -> None:
         assert home.steps == []
         home.measure(disk=4e9)
         foretelling.renew_soon()
-        async with asyncio.timeout(10):
-            while not home.steps:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until_true(lambda: bool(home.steps))
 
     asyncio.run(run())
 

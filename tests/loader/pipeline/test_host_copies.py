@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.small_llama import PART, Forward, answer, is_weightless
 from support.waiting import until
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig
 
-from pilotlight_loader import bake, record_execution_order
 from pilotlight_loader.arena.arena import Arena
 from pilotlight_loader.arena.extents import EXTENT_ALIGN
 from pilotlight_loader.arena.fill import fill_from_file
@@ -25,43 +24,7 @@ from pilotlight_loader.pipeline.load import begin_load, load
 from pilotlight_loader.pipeline.options import TransferOptions
 from pilotlight_loader.pipeline.stream import stream
 
-PART = 4096
 OPTIONS = TransferOptions(part_bytes=PART, range_bytes=4 * PART)
-PROMPT = torch.arange(3, 19).view(1, -1)
-CONFIG = LlamaConfig(
-    vocab_size=128,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    bos_token_id=1,
-    eos_token_id=2,
-)
-
-
-def answer(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(PROMPT).logits
-
-
-def skeleton() -> nn.Module:
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(CONFIG, dtype=torch.bfloat16).eval()
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CONFIG, dtype=torch.bfloat16).eval()
-
-
-@pytest.fixture(scope="module")
-def baked(model, tmp_path_factory):
-    order = record_execution_order(model, lambda: answer(model))
-    path = tmp_path_factory.mktemp("llama") / "llama.safetensors"
-    return bake(model, path, order=order, metadata={})
 
 
 @pytest.fixture
@@ -73,10 +36,18 @@ def arena() -> Iterator[Arena]:
 
 
 @pytest.fixture
-def checkpoint(arena, baked) -> Iterator[LeasedCheckpoint]:
-    with fill_from_file(arena, "k", baked.path) as lease, LeasedCheckpoint(lease, baked) as opened:
+def checkpoint(arena, untied) -> Iterator[LeasedCheckpoint]:
+    with (
+        fill_from_file(arena, "k", untied.path) as lease,
+        LeasedCheckpoint(lease, untied.baked) as opened,
+    ):
         lease.close()
         yield opened
+
+
+@pytest.fixture
+def module(untied) -> nn.Module:
+    return untied.skeleton()
 
 
 @pytest.fixture
@@ -90,18 +61,17 @@ def is_evictable(arena: Arena) -> bool:
     return all(record.occupant.evictable for record in arena.entries())
 
 
-def test_host_copies_answer_like_the_source(checkpoint, device, model):
+def test_host_copies_answer_like_the_source(checkpoint, module, device, untied):
     device.run()
-    module = skeleton()
 
     load(checkpoint, module, device, options=OPTIONS)
 
-    assert torch.equal(answer(module), answer(model))
+    assert torch.equal(answer(module), untied.logits)
 
 
-def test_host_copies_read_and_stage_nothing(checkpoint, device, baked):
+def test_host_copies_read_and_stage_nothing(checkpoint, module, device, untied):
     before = threading.active_count()
-    with begin_load(checkpoint, skeleton(), device, options=OPTIONS) as loading:
+    with begin_load(checkpoint, module, device, options=OPTIONS) as loading:
         threads = threading.active_count()
         staged = device.staged_bytes
         device.run()
@@ -111,10 +81,10 @@ def test_host_copies_read_and_stage_nothing(checkpoint, device, baked):
     assert staged == 0
     assert report.peak_staging_bytes == 0
     assert report.tiers["host"].nbytes == report.nbytes == device.copied_bytes
-    assert sum(tensor.nbytes for tensor in baked.tensors.values()) <= report.nbytes
+    assert sum(tensor.nbytes for tensor in untied.baked.tensors.values()) <= report.nbytes
 
 
-def test_host_copies_begin_in_execution_order(checkpoint, baked):
+def test_host_copies_begin_in_execution_order(checkpoint, module):
     starts: list[int] = []
 
     class Noting(SimulatedDevice):
@@ -124,34 +94,30 @@ def test_host_copies_begin_in_execution_order(checkpoint, baked):
 
     device = Noting()
     device.run()
-    load(checkpoint, skeleton(), device, options=OPTIONS)
+    load(checkpoint, module, device, options=OPTIONS)
 
     assert len(starts) > 4
     assert starts == sorted(starts)
 
 
-def test_host_copies_let_a_forward_run_until_the_bytes_that_it_lacks(checkpoint, device, model):
-    module = skeleton()
-    ran: list[str] = []
-    for name, owner in module.model.named_children():
-        owner.register_forward_hook(lambda _m, _i, _o, name=name: ran.append(name))
-    answers: list[torch.Tensor] = []
+def test_host_copies_let_a_forward_run_until_the_bytes_that_it_lacks(
+    checkpoint, module, device, untied
+):
     loading = begin_load(checkpoint, module, device, options=OPTIONS)
-    forward = threading.Thread(target=lambda: answers.append(answer(module)))
-    forward.start()
+    forward = Forward(module)
 
     device.advance(4 * PART)  # the embedding has 8 KiB, a layer 17
-    until(lambda: "embed_tokens" in ran)
-    begun = list(ran)
+    until(lambda: "model.embed_tokens" in forward.ran)
+    begun = list(forward.ran)
     device.run()
-    forward.join(20)
+    forward.join()
     loading.wait()
 
-    assert "norm" not in begun
-    assert torch.equal(answers[0], answer(model))
+    assert "model.norm" not in begun
+    assert torch.equal(forward.logits, untied.logits)
 
 
-def test_host_copies_begin_before_all_memory_is_allocated(checkpoint):
+def test_host_copies_begin_before_all_memory_is_allocated(checkpoint, module):
     pending: list[int] = []
 
     class Noting(SimulatedDevice):
@@ -160,7 +126,7 @@ def test_host_copies_begin_before_all_memory_is_allocated(checkpoint):
             return super().allocate(nbytes)
 
     device = Noting()
-    with begin_load(checkpoint, skeleton(), device, options=OPTIONS):
+    with begin_load(checkpoint, module, device, options=OPTIONS):
         device.run()
 
     assert len(pending) > 2
@@ -168,8 +134,9 @@ def test_host_copies_begin_before_all_memory_is_allocated(checkpoint):
     assert pending[-1] > pending[1] > 0
 
 
-def test_host_copies_that_are_cancelled_hold_the_lease_until_they_end(arena, checkpoint, device):
-    module = skeleton()
+def test_host_copies_that_are_cancelled_hold_the_lease_until_they_end(
+    arena, checkpoint, module, device
+):
     loading = begin_load(checkpoint, module, device, options=OPTIONS)
     loading.cancel()
     checkpoint.close()
@@ -191,13 +158,12 @@ def test_host_copies_that_are_cancelled_hold_the_lease_until_they_end(arena, che
     assert waited
     assert held
     assert len(errors) == 1
-    assert all(parameter.is_meta for parameter in module.parameters())
+    assert is_weightless(module)
     until(lambda: is_evictable(arena))
 
 
-def test_host_copies_release_the_lease_at_the_end(arena, checkpoint, device):
+def test_host_copies_release_the_lease_at_the_end(arena, checkpoint, module, device):
     device.run()
-    module = skeleton()
     with begin_load(checkpoint, module, device, options=OPTIONS) as loading:
         pass
 
@@ -210,28 +176,27 @@ def test_host_copies_release_the_lease_at_the_end(arena, checkpoint, device):
     assert not module.lm_head.weight.is_meta
 
 
-def test_host_copies_end_with_the_device_s_error(checkpoint, device):
-    module = skeleton()
+def test_host_copies_end_with_the_device_s_error(checkpoint, module, device):
     loading = begin_load(checkpoint, module, device, options=OPTIONS)
 
     device.break_down("fell off the bus")
 
     with pytest.raises(LoadFailedError, match="fell off the bus"):
         loading.wait()
-    assert all(parameter.is_meta for parameter in module.parameters())
+    assert is_weightless(module)
 
 
-def test_host_copies_that_are_refused_fail_the_load(checkpoint, device):
+def test_host_copies_that_are_refused_fail_the_load(checkpoint, module, device):
     device.break_down("fell off the bus")
-    loading = begin_load(checkpoint, skeleton(), device, options=OPTIONS)
+    loading = begin_load(checkpoint, module, device, options=OPTIONS)
 
     with pytest.raises(LoadFailedError, match="fell off the bus"):
         loading.wait()
 
 
-def test_stream_takes_host_copies(checkpoint, device, model):
+def test_stream_takes_host_copies(checkpoint, device, untied):
     device.run()
-    expected = dict(model.named_parameters()) | dict(model.named_buffers())
+    expected = dict(untied.model.named_parameters()) | dict(untied.model.named_buffers())
 
     for name, tensor in stream(checkpoint, device, ahead_bytes=2 * PART, options=OPTIONS):
         assert torch.equal(tensor, expected[name])
@@ -240,17 +205,15 @@ def test_stream_takes_host_copies(checkpoint, device, model):
     assert device.copied_bytes > 0
 
 
-def test_leased_checkpoint_loads_to_the_cpu_as_from_a_file(checkpoint, model):
-    module = skeleton()
-
+def test_leased_checkpoint_loads_to_the_cpu_as_from_a_file(checkpoint, module, untied):
     load(checkpoint, module, "cpu", options=OPTIONS)
 
-    assert torch.equal(answer(module), answer(model))
+    assert torch.equal(answer(module), untied.logits)
 
 
-def test_leased_checkpoint_refuses_the_lease_of_another(arena, baked):
-    with arena.reserve("other", baked.nbytes + 1) as filling:
+def test_leased_checkpoint_refuses_the_lease_of_another(arena, untied):
+    with arena.reserve("other", untied.baked.nbytes + 1) as filling:
         lease = filling.commit()
 
     with lease, pytest.raises(ArenaError, match="another checkpoint"):
-        LeasedCheckpoint(lease, baked)
+        LeasedCheckpoint(lease, untied.baked)
