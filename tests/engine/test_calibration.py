@@ -1,45 +1,18 @@
-"""Which part of a text calibrates, and what the layers make of it."""
+"""GPTQ, layer by layer, on what its rounded predecessors give."""
 
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from pilotlight_loader.quantize.gptq import gptq
+from pilotlight_loader.quantize.inverse_root import inverse_root
 from pilotlight_loader.quantize.matrix import INT8
-from pilotlight_platform.engine import calibration
-from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
-
-
-def by_character(text: str, **_wishes: Any) -> dict[str, list[int]]:
-    return {"input_ids": [ord(character) for character in text]}
-
-
-def test_windows_come_from_all_over_a_long_text() -> None:
-    text = "".join(chr(0x100 + at // 1000) for at in range(500_000))
-
-    windows = windows_of(text, by_character, 128)
-
-    assert len(windows) == 64
-    assert {tuple(window.shape) for window in windows} == {(1, 128)}
-    assert windows[0][0, 0] == 0x100
-    assert windows[-1][0, 0] > 0x100 + 490
-
-
-def test_windows_of_a_short_text_do_not_overlap() -> None:
-    windows = windows_of("".join(chr(0x100 + at) for at in range(1000)), by_character, 256)
-
-    assert [int(window[0, 0]) for window in windows] == [0x100, 0x200, 0x300]
-
-
-def test_windows_refuse_a_text_that_says_too_little() -> None:
-    with pytest.raises(CalibrationError, match="gptq needs 512"):
-        windows_of("short", by_character, 256)
+from pilotlight_platform.engine import input_sums
+from pilotlight_platform.engine.calibration import GptqRounding
 
 
 class _Half(nn.Module):
@@ -79,11 +52,11 @@ def seen_by(monkeypatch, tmp_path) -> Callable[[list[int]], dict[int, float]]:
         rounding = GptqRounding(model, [torch.ones(1, 4, dtype=torch.long)], tmp_path)
         for index in rounded:
 
-            def look(weight, hessian, scheme, index=index):
+            def look(hessian, index=index):
                 seen[index] = (hessian[0, 0].item() / 4) ** 0.5
-                return gptq(weight, hessian, scheme)
+                return inverse_root(hessian)
 
-            monkeypatch.setattr(calibration, "gptq", look)
+            monkeypatch.setattr(input_sums, "inverse_root", look)
             name = f"layers.{index}.proj.weight"
             rounding.matrix(name, model.get_parameter(name).detach(), INT8)
         return seen

@@ -129,7 +129,9 @@ def test_quantized_with_gptq_is_nearer_on_the_text_than_the_nearest(quantized, t
     assert errors["gptq"] < 0.95 * errors["nearest"]
 
 
-def test_quantized_without_a_tokenizer_is_rounded_to_the_nearest(quantized, tmp_path) -> None:
+def test_quantized_without_a_text_is_calibrated_with_what_the_model_says(
+    quantized, tmp_path
+) -> None:
     source = tmp_path / "source"
     shutil.copytree(quantized.source, source, ignore=shutil.ignore_patterns("token*"))
     made = tmp_path / "made"
@@ -143,9 +145,39 @@ def test_quantized_without_a_tokenizer_is_rounded_to_the_nearest(quantized, tmp_
         quantizing=Quantizing("int4"),
     )
 
-    assert "rounding to the nearest: gptq needs a tokenizer, and there is none" in said
-    codes = [_codes(directory) for directory in (made, quantized("int4"))]
-    assert torch.equal(*codes)
+    assert any(message.startswith("making up a text to calibrate with") for message in said)
+    assert not any("rounding to the nearest" in message for message in said)
+    assert not torch.equal(_codes(made), _codes(quantized("int4")))
+
+
+def test_quantized_with_a_text_needs_a_tokenizer(quantized, tmp_path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(quantized.source, source, ignore=shutil.ignore_patterns("token*"))
+    with pytest.raises(SourceError, match="needs a tokenizer, and there is none"):
+        bake_source(
+            source,
+            tmp_path,
+            dtype="bfloat16",
+            report=lambda *_: None,
+            quantizing=Quantizing("int4", text=TEXT),
+        )
+
+
+def test_quantized_with_many_weights_is_calibrated_with_a_text_that_comes_along(
+    quantized, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(source, "AUTO_GPTQ_WEIGHTS", 1000)
+    said = []
+    result = bake_source(
+        quantized.source,
+        tmp_path,
+        dtype="bfloat16",
+        report=lambda _phase, message, *_: said.append(message),
+        quantizing=Quantizing("int4", rounding="gptq"),
+    )
+
+    assert result.rounding == "gptq"
+    assert not any(message.startswith("making up a text") for message in said)
 
 
 def test_quantized_with_many_weights_is_rounded_to_the_nearest_unless_asked(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from pilotlight_loader.quantize import grids
-from pilotlight_loader.quantize.inverse_root import inverse_root
 from pilotlight_loader.quantize.matrix import (
     INT4_OFFSET,
     Fp8Matrix,
@@ -31,17 +30,14 @@ _CODE_DTYPES: Mapping[Kind, torch.dtype] = {
 }
 
 
-def gptq(weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme) -> Matrix:
-    """*weight* [N, K], finite, as *scheme* says, for inputs whose sum of x xᵀ is *hessian* [K, K].
-
-    *hessian*, float32, is consumed: its memory is worked in. Raises ValueError for one that is not
-    finite, or that no damping makes regular.
+def gptq(weight: torch.Tensor, root: torch.Tensor, scheme: Scheme) -> Matrix:
+    """*weight* [N, K], finite, as *scheme* says, for inputs x of which *root* [K, K] is
+    inverse_root() of the sum of x xᵀ. Weights that read the same inputs share it.
     """
     kind, dtype = scheme.kind, weight.dtype
     rows, columns = weight.shape
     groups = scheme.groups(columns)
     asymmetric = kind == "int4" and prefers_asymmetric(weight, groups)
-    root = inverse_root(hessian)
     codes = torch.empty(rows, columns, dtype=_CODE_DTYPES[kind])
     scales, zeros = (torch.empty(rows, groups, dtype=dtype) for _ in range(2))
     for start in range(0, rows, _PART_ROWS):

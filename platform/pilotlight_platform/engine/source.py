@@ -21,7 +21,12 @@ from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.stored import Device
 from pilotlight_platform.engine.cache import CacheGrowth
-from pilotlight_platform.engine.calibration import CalibrationError, GptqRounding, windows_of
+from pilotlight_platform.engine.calibration import GptqRounding
+from pilotlight_platform.engine.calibration_windows import (
+    CalibrationError,
+    own_windows,
+    text_windows,
+)
 from pilotlight_platform.engine.checked_source import CheckedSource, Report, check_source
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, write_packed
 from pilotlight_platform.engine.quantizing import (
@@ -197,8 +202,7 @@ def _quantize(
         if quantizing is not None and quantizing.rounding != "nearest":
             try:
                 _check_patience(model, quantizing)
-                tokenizer = load_tokenizer(source.path)
-                windows = windows_of(quantizing.text, tokenizer, context_length(model.config))
+                windows = _calibration_windows(model, quantizing.text, source.path, report)
                 quantized = write(GptqRounding(model, windows, baked.path.parent))
                 rounding = "gptq"
             except (DiskFullError, MemoryError, OSError):
@@ -221,6 +225,20 @@ def _check_patience(model: Any, quantizing: Quantizing) -> None:
     weights = model.num_parameters()
     if quantizing.rounding == "auto" and quantizing.text is None and weights > AUTO_GPTQ_WEIGHTS:
         raise CalibrationError(f"gptq of {weights} weights takes long; ask for it by name")
+
+
+def _calibration_windows(
+    model: Any, text: str | None, source: Path, report: Report
+) -> list[torch.Tensor]:
+    """From *text*; without one what the model says itself, if that does not take too long."""
+    context = context_length(model.config)
+    if text is not None or model.num_parameters() > AUTO_GPTQ_WEIGHTS:
+        return text_windows(text, load_tokenizer(source), context)
+
+    def progress(done: int, total: int) -> None:
+        report("bake", f"making up a text to calibrate with: {done} of {total} tokens", 0, 0)
+
+    return own_windows(model, context, progress)
 
 
 def _compress(model: Any, baked: BakedCheckpoint, report: Report) -> BakedCheckpoint:

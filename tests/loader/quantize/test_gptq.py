@@ -9,6 +9,7 @@ import torch
 from pilotlight_loader.quantize import gptq as module
 from pilotlight_loader.quantize import grids
 from pilotlight_loader.quantize.gptq import gptq
+from pilotlight_loader.quantize.inverse_root import inverse_root
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
 
@@ -24,7 +25,10 @@ def weight_and_inputs() -> tuple[torch.Tensor, torch.Tensor]:
 def test_gptq_has_a_smaller_error_of_the_product(scheme: Scheme) -> None:
     weight, x = weight_and_inputs()
     exact = x @ weight.float().t()
-    matrices = [NearestRounding().matrix("w", weight, scheme), gptq(weight, x.t() @ x, scheme)]
+    matrices = [
+        NearestRounding().matrix("w", weight, scheme),
+        gptq(weight, inverse_root(x.t() @ x), scheme),
+    ]
     nearest, ours = (float((x @ m.dequantize().t() - exact).norm()) for m in matrices)
 
     assert ours < 0.75 * nearest
@@ -35,7 +39,7 @@ def test_gptq_takes_inputs_that_are_always_zero_or_too_few() -> None:
     x[:, 7] = 0
     few = x[:4]
 
-    off = gptq(weight, few.t() @ few, INT4).dequantize() - weight.float()
+    off = gptq(weight, inverse_root(few.t() @ few), INT4).dequantize() - weight.float()
     assert float(off.norm() / weight.float().norm()) < 0.3
 
 
@@ -43,7 +47,7 @@ def test_gptq_refuses_activations_that_are_no_numbers() -> None:
     weight, _ = weight_and_inputs()
 
     with pytest.raises(ValueError, match="NaN or infinite"):
-        gptq(weight, torch.full((256, 256), torch.nan), INT4)
+        gptq(weight, inverse_root(torch.full((256, 256), torch.nan)), INT4)
 
 
 def by_the_book(weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme) -> torch.Tensor:
@@ -87,7 +91,7 @@ def test_gptq_rounds_as_float64_does(scheme, tokens, monkeypatch) -> None:
     x[:, [0, 7, 255]] = 0
     hessian = x[:tokens].t() @ x[:tokens]
     expected = by_the_book(weight, hessian, scheme)
-    same = gptq(weight, hessian, scheme).dequantize().double() == expected
+    same = gptq(weight, inverse_root(hessian), scheme).dequantize().double() == expected
 
     assert float(same.all(1).float().mean()) > 0.9
 
@@ -97,6 +101,7 @@ import sys
 from pathlib import Path
 import torch
 from pilotlight_loader.quantize.gptq import gptq
+from pilotlight_loader.quantize.inverse_root import inverse_root
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8
 
 torch.set_num_threads(1)
@@ -109,11 +114,14 @@ def memory(line):
 def some(rows, columns):
     return torch.randn(rows, columns).bfloat16(), torch.eye(columns).mul_(3.0)
 
-gptq(*some(64, 512), scheme)  # what torch takes at its first use
+def rounded(weight, hessian):
+    gptq(weight, inverse_root(hessian), scheme)
+
+rounded(*some(64, 512))  # what torch takes at its first use
 weight, hessian = some(1024, 4096)
 Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins here
 before = memory("VmRSS")
-gptq(weight, hessian, scheme)
+rounded(weight, hessian)
 print(memory("VmHWM") - before)
 """
 
