@@ -43,6 +43,7 @@ _SHAPING = (
     "revision",
     "dtype",
     "quantization",
+    "quantization_uniform",
     "quantization_rounding",
     "quantization_text",
     "quantization_skip",

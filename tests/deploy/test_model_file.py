@@ -83,8 +83,8 @@ def test_nothing_to_deploy_is_told():
         (
             "name: a\nsource: b\nquux: 2\n",
             "model.yaml:3: quux: unknown key; there are version, name, source, revision, task, "
-            "dtype, quantization, quantization_rounding, quantization_text, quantization_skip, "
-            "sparsity, max_context_tokens, autoscaling",
+            "dtype, quantization, quantization_uniform, quantization_rounding, quantization_text, "
+            "quantization_skip, sparsity, max_context_tokens, autoscaling",
         ),
         (
             "name: a\nsource: b\nautoscaling: {initial_replicas: 1}\n",
@@ -210,6 +210,7 @@ def test_quantization_is_read_with_its_text_beside_the_file(tmp_path):
         ("quantization_rounding: gptq", "quantization_rounding: nothing is quantized"),
         ("quantization_text: a.txt", "quantization_text: only gptq reads one"),
         ("quantization_skip: [a]", "quantization_skip: nothing is quantized"),
+        ("quantization_uniform: true", "quantization_uniform: nothing is quantized"),
     ],
 )
 def test_quantization_wishes_that_nothing_heeds_are_refused(tmp_path, line, problem):

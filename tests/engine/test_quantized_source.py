@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pilotlight_loader import BakedCheckpoint
-from pilotlight_loader.quantize.matrix import INT8, QuantizedMatrix
+from pilotlight_loader.quantize.matrix import FP8, INT8, QuantizedMatrix
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_platform.engine.quantizing import Quantizing
 from pilotlight_platform.engine.source import bake_source
@@ -21,6 +21,25 @@ CONFIG = {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": 
 @pytest.fixture
 def plain(sources):
     return load_file(sources("llama") / "model.safetensors")
+
+
+@pytest.fixture
+def deep(make_source, tmp_path):
+    """Four layers, all of whose linear weights are in compressed-tensors' fp8."""
+    shapes = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 128}
+    directory = make_source("llama", tmp_path / "deep", **shapes)
+    tensors = load_file(directory / "model.safetensors")
+    for name, weight in list(tensors.items()):
+        if name.endswith("_proj.weight"):
+            matrix = NearestRounding().matrix(name, weight, FP8)
+            tensors[name] = matrix.codes
+            tensors[name + "_scale"] = matrix.scales
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    format_ = {"format": "float-quantized", "ignore": ["lm_head"], "config_groups": groups}
+    set_config(directory, {"quant_method": "compressed-tensors", **format_})
+    return directory
 
 
 @pytest.fixture
@@ -94,6 +113,22 @@ def test_quantized_source_in_its_own_bits_keeps_its_codes(source, plain):
     with stored.map() as mapped:
         codes = mapped.tensors()[name + "_codes"].clone()
     assert torch.equal(codes, theirs(name, plain[name]).codes)
+
+
+def test_quantized_source_keeps_the_codes_of_its_first_and_last_layer(deep):
+    _, directory, _ = bake(deep, quantizing=Quantizing("fp8"))
+
+    stored = BakedCheckpoint.open(directory / "model.safetensors").quantized
+    assert {name.split(".")[2] for name in stored} == {"0", "1", "2", "3"}
+    assert {matrix.scheme.kind for matrix in stored.values()} == {"fp8"}
+
+
+def test_quantized_source_in_fewer_bits_has_8_in_its_first_and_last_layer(deep):
+    _, directory, _ = bake(deep, quantizing=Quantizing("int4", rounding="nearest"))
+
+    stored = BakedCheckpoint.open(directory / "model.safetensors").quantized
+    kinds = [stored[f"model.layers.{at}.mlp.up_proj.weight"].scheme.kind for at in range(4)]
+    assert kinds == ["int8", "int4", "int4", "int8"]
 
 
 def test_quantized_source_takes_another_dtype(source):

@@ -41,6 +41,9 @@ def bake(
         list[str] | None,
         typer.Option(help="Layers that stay as they are: a pattern; may be given again."),
     ] = None,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="The same bits for all layers: fewest bytes.")
+    ] = False,
     device: Annotated[
         QuantizationDevice, typer.Option(help="Whose kernels quantized weights are laid out for.")
     ] = "cpu",
@@ -62,6 +65,7 @@ def bake(
         quantization_rounding=rounding,
         quantization_text=None if text is None else str(text.absolute()),
         quantization_skip=skip or (),
+        quantization_uniform=uniform,
         sparsity=sparsity,
         dtype=dtype,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -16,6 +17,9 @@ _ROUTERS = re.compile(r"(^|\.)(router|gate|shared_expert_gate|wg|gate_proj_route
 _INT4_ROWS = 64
 _INT4_GROUPS = (128, 64, 32)
 _SMALL = 1 << 12  # elements: its scales, alignment and call cost what its bytes save
+_IN_STACK = re.compile(r"^(.*?)\.(\d+)\.")  # the first list of layers, and the place in it
+_STACK_WITH_ENDS = 4  # layers: of fewer, the first and the last are most of the model
+_GROUPED_HEADS = re.compile(r"(^|\.)[kv]_proj\.weight$")
 
 
 def plan_schemes(
@@ -23,25 +27,65 @@ def plan_schemes(
     kind: Kind,
     weights: Mapping[str, tuple[int, int]],
     skip: Sequence[str] = (),
+    *,
+    uniform: bool = False,
 ) -> dict[str, Scheme]:
     """The scheme of each of these *weights* (name -> [N, K]) of *module*; others stay as they are.
 
-    *weights* are those of plain nn.Linear and nn.Embedding layers. Linear layers get *kind*;
-    embeddings and the output layer, in which one wrong row is one wrong token, get 8 bits where
-    *kind* is int4, and stay where it has 8. Routers, tiny matrices and whatever matches a pattern
-    of *skip* stay.
+    *weights* are those of plain nn.Linear and nn.Embedding layers. Linear layers get *kind*, where
+    errors cost most something better: 8 bits for int4, nothing for kinds of 8 bits. That is so for
+    embeddings and output layers, in which one wrong row is one wrong token, and unless *uniform*
+    for sensitive_weights(). Routers, tiny matrices and whatever matches a pattern of *skip* stay.
     """
     outer = outer_layers(module)
+    sensitive = set() if uniform else sensitive_weights(kind, weights)
     schemes = {}
     for name, (rows, columns) in weights.items():
         layer = name.removesuffix(".weight")
         if rows * columns < _SMALL or _ROUTERS.search(layer) or is_skipped(layer, skip):
             continue
-        if layer not in outer:
+        if layer not in outer and name not in sensitive:
             schemes[name] = scheme_for(kind, rows, columns)
         elif kind == "int4":
             schemes[name] = INT8
     return schemes
+
+
+def sensitive_weights(kind: Kind, weights: Mapping[str, tuple[int, int]]) -> set[str]:
+    """Which of *weights* would cost more of a model's quality than their share of its bytes.
+
+    The first and the last layer (as Megatron-LM's ``first_last_layers_bf16`` has it for fp8), and
+    for int4 the keys and values that several heads share: docs/quantization.md has figures. None
+    for int8, whose errors are small anywhere.
+    """
+    if kind == "int8":
+        return set()
+    found = _end_layers(weights)
+    if kind == "int4":
+        found |= {name for name in weights if _is_grouped(name, weights)}
+    return found
+
+
+def _end_layers(names: Iterable[str]) -> set[str]:
+    """Those of *names* in the first or the last layer of a stack."""
+    stacks: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name in names:
+        match = _IN_STACK.match(name)
+        if match:
+            stacks[match.group(1)][int(match.group(2))].add(name)
+    return {
+        name
+        for layers in stacks.values()
+        if len(layers) >= _STACK_WITH_ENDS
+        for end in (min(layers), max(layers))
+        for name in layers[end]
+    }
+
+
+def _is_grouped(name: str, weights: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether *name* makes keys or values for more than one head of queries each."""
+    queries = weights.get(_GROUPED_HEADS.sub(r"\1q_proj.weight", name), (0, 0))
+    return _GROUPED_HEADS.search(name) is not None and weights[name][0] < queries[0]
 
 
 def scheme_for(kind: Kind, rows: int, columns: int) -> Scheme:

@@ -108,7 +108,13 @@ def quantizing_of(spec: ModelSpec) -> Quantizing | None:
     text = None
     if spec.quantization_text is not None:
         text = _read_text(Path(spec.quantization_text))
-    return Quantizing(spec.quantization, spec.quantization_skip, spec.quantization_rounding, text)
+    return Quantizing(
+        spec.quantization,
+        skip=spec.quantization_skip,
+        uniform=spec.quantization_uniform,
+        rounding=spec.quantization_rounding,
+        text=text,
+    )
 
 
 def _read_text(path: Path) -> str:

@@ -141,7 +141,9 @@ def _quantized(module: nn.Module, entries: list[Entry], kind: Quantization, spec
         return data_bytes(entries)
     stored = {entry.name for entry in entries}
     weights = {n: shape for n, shape in quantizable_weights(module).items() if n in stored}
-    schemes = plan_schemes(module, kind, weights, spec.quantization_skip)
+    schemes = plan_schemes(
+        module, kind, weights, spec.quantization_skip, uniform=spec.quantization_uniform
+    )
     try:
         return plan_quantized(entries, schemes, spec.source).nbytes
     except LoaderError as error:

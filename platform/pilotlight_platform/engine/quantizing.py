@@ -29,7 +29,7 @@ from pilotlight_platform.engine.scratch import in_scratch
 from pilotlight_platform.engine.weight_readers import directly_read
 
 # Raise it where the same source and wishes give other codes.
-QUANTIZATION_VERSION = 4
+QUANTIZATION_VERSION = 5
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -39,13 +39,14 @@ class Quantizing:
 
     kind: Kind
     skip: tuple[str, ...] = ()
+    uniform: bool = False  # no more bits for the layers that need them most
     rounding: Literal["auto", "nearest", "gptq"] = "auto"  # auto: gptq where that is possible
     text: str | None = None  # to calibrate with; None: the one that comes along
 
-    def shaping(self) -> list[str | list[str] | None]:
+    def shaping(self) -> list[str | list[str] | bool | None]:
         """All that makes the bytes of a bake what they are."""
         digest = None if self.text is None else hashlib.sha256(self.text.encode()).hexdigest()
-        return [self.kind, list(self.skip), self.rounding, digest]
+        return [self.kind, list(self.skip), self.uniform, self.rounding, digest]
 
 
 def write_quantized(
@@ -72,9 +73,11 @@ def write_quantized(
         if not schemes:
             return baked
     else:
-        schemes = plan_schemes(module, quantizing.kind, weights, quantizing.skip)
-        kept = {n: s for n, s in kept.items() if n in schemes and s.kind == quantizing.kind}
-        schemes |= kept
+        kind, skip = quantizing.kind, quantizing.skip
+        # What is rounded already gains nothing from more bits.
+        keepable = plan_schemes(module, kind, weights, skip, uniform=True)
+        kept = {n: s for n, s in kept.items() if n in keepable and s.kind == kind}
+        schemes = plan_schemes(module, kind, weights, skip, uniform=quantizing.uniform) | kept
         if not schemes:
             raise CheckpointError(baked.path, "no weight is left to quantize: skip fewer")
     if source is not None:

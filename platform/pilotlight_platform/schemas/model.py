@@ -41,17 +41,23 @@ class ModelSpec(BaseModel):
     dtype: Dtype = Field("auto", description="Weights' type; auto keeps the checkpoint's own.")
     quantization: Quantization = Field(
         "none",
-        description="Weights in fewer bits: int8 and fp8 (e4m3) per row, int4 in groups of 128.",
+        description="Weights in fewer bits: int8 and fp8 (e4m3) per row, int4 in groups of 128; "
+        "more bits where errors cost most, such as in the first and the last layer.",
+    )
+    quantization_uniform: bool = Field(
+        False,
+        description="The same bits for all layers, the first and the last included: fewest bytes.",
     )
     quantization_rounding: QuantizationRounding = Field(
         "auto",
         description="How weights are rounded; gptq asks a text what matters, and takes "
-        "long. auto: gptq for up to half a billion weights with a tokenizer, or with a text.",
+        "long. auto: gptq for up to half a billion weights, or with a text.",
     )
     quantization_text: str | None = Field(
         None,
         min_length=1,
-        description="UTF-8 file whose text calibrates gptq; without one a text that comes along.",
+        description="UTF-8 file whose text calibrates gptq; without one what the model says "
+        "itself, or for more than half a billion weights a text that comes along.",
     )
     quantization_skip: tuple[str, ...] = Field(
         (),
@@ -85,6 +91,8 @@ class ModelSpec(BaseModel):
             raise ValueError("quantization_text: only gptq reads one: set quantization_rounding")
         if self.quantization_skip and self.quantization == "none":
             raise ValueError("quantization_skip: nothing is quantized: set quantization")
+        if self.quantization_uniform and self.quantization == "none":
+            raise ValueError("quantization_uniform: nothing is quantized: set quantization")
         if self.sparsity != "none" and self.quantization != "none":
             raise ValueError("sparsity: 2:4 weights are stored in 16 bits: leave quantization out")
         return self

@@ -52,12 +52,15 @@ class Variant:
     quantization: Quantization
     rounding: QuantizationRounding | None = None
     own_text: bool = False  # calibrated with files that the model was trained on
+    uniform: bool = False  # its first and last layers like the others
 
 
 VARIANTS = (
     Variant("int8", "int8"),
     Variant("fp8", "fp8"),
     Variant("int4", "int4"),
+    Variant("fp8_uniform", "fp8", uniform=True),
+    Variant("int4_uniform", "int4", uniform=True),
     Variant("int8_nearest", "int8", "nearest"),
     Variant("fp8_nearest", "fp8", "nearest"),
     Variant("int4_nearest", "int4", "nearest"),
@@ -73,11 +76,13 @@ class QualityCases:
         self._source = source
         self._windows = held_out_windows(source, tokens)
         self._exact: dict[str, Predictions] = {}  # by variant; "bf16": the model itself
+        self._plain_nbytes = 0
         self.cases: list[dict[str, Any]] = []
 
     def run(self, variants: Sequence[Variant], on_progress: Callable[[str], None]) -> None:
         on_progress("quality: the model itself")
         plain = self._bake(Variant("bf16", "none"))
+        self._plain_nbytes = plain.path.stat().st_size
         self._exact["bf16"] = self._predict(self._plain_model())
         served_plain = self._predict_served(plain)
         self._note("served_bf16", served_plain, self._exact["bf16"], plain)
@@ -88,7 +93,7 @@ class QualityCases:
             restore_quantized(module, baked)
             self._exact[variant.name] = self._predict(module)
             self._note(variant.name, self._exact[variant.name], self._exact["bf16"], baked)
-            if variant.rounding is None:  # others go through the same kernels
+            if variant.name == variant.quantization:  # others go through the same kernels
                 served = self._predict_served(baked)
                 self._note(f"served_{variant.name}", served, served_plain, baked)
 
@@ -131,11 +136,14 @@ class QualityCases:
                 "perplexity_ratio": ours.perplexity / theirs.perplexity,
                 "tokens": len(ours.choices),
                 "nbytes": baked.path.stat().st_size,
+                "bytes_ratio": baked.path.stat().st_size / self._plain_nbytes,
             }
         )
 
     def _bake(self, variant: Variant) -> BakedCheckpoint:
         wishes: dict[str, Any] = {"quantization": variant.quantization}
+        if variant.uniform:
+            wishes["quantization_uniform"] = True
         if variant.rounding is not None:
             wishes["quantization_rounding"] = variant.rounding
         if variant.own_text:
