@@ -55,20 +55,19 @@ class Shortage:
 
 
 def find_shortage(keepers: Sequence[Keeper], room: Room, now_s: float) -> Shortage | None:
-    """What does not fit: ``min_replicas`` at any time, or with the schedules of the next week.
+    """The most that does not fit, by ``min_replicas`` at any time or by schedules within a week.
 
     The message names the models, the room and what to do.
     """
     always = tuple(each.config.min_replicas for each in keepers)
-    workers = least_workers(keepers, always, room)
-    at_s, held = None, always
-    if workers <= room.workers:
-        highest = tuple(highest_floor(each.config) for each in keepers)
-        if least_workers(keepers, highest, room) <= room.workers:
-            return None  # even if all of them were at once
-        workers, at_s, held = _peak(keepers, room, now_s)
+    highest = tuple(highest_floor(each.config) for each in keepers)
+    if least_workers(keepers, highest, room) <= room.workers:
+        return None  # even if all of them were at once
+    workers, at_s, held = _peak(keepers, room, now_s)
     if workers <= room.workers:
         return None
+    if workers == least_workers(keepers, always, room):
+        at_s, held = None, always  # no schedule makes it worse
     return Shortage(workers, at_s, _text(keepers, room, workers, at_s, held))
 
 
