@@ -69,7 +69,8 @@ def hold_reason(model: ModelView, look: Look, now_s: float) -> Reason:
         text = f"wants {model.want}, has {live}; after a failed attach not before {wait_s:.1f} s"
         rule = Rule.RETRY
     elif live == 0:
-        rule, text = Rule.REST, f"at zero; would start at the first request{_gate_text(model)}"
+        text = f"at zero; would start at the first request{_gate_text(model)}"
+        rule, text = Rule.REST, text + _deploy_text(model, now_s)
     elif model.demand > target * live:
         rule, text = _short_of(model, live, now_s)
     elif model.demand == 0:
@@ -175,6 +176,13 @@ def _gate_text(model: ModelView) -> str:
             f", ahead of it at a hit rate of {prewarm.min_hit_rate:g}, saw {learned.hit_rate:.2f}"
         )
     return ""
+
+
+def _deploy_text(model: ModelView, now_s: float) -> str:
+    left_s = model.learned.prewarm_retry_s - now_s
+    if not model.learned.first_due or left_s <= 0:
+        return ""
+    return f"; its start at the deploy found no room and is tried again in {left_s:.1f} s"
 
 
 def _short_of(model: ModelView, live: int, now_s: float) -> tuple[Rule, str]:
