@@ -190,8 +190,8 @@ def _short_of(model: ModelView, live: int, now_s: float) -> tuple[Rule, str]:
     if live >= config.max_replicas:
         return Rule.HOLDS, f"{_load_text(model)}: has {live}, max_replicas is {live}"
     since_s = model.learned.rising_since_s
-    if since_s is not None:
-        left_s = since_s + config.upscale_delay_s - now_s
+    left_s = 0.0 if since_s is None else since_s + config.upscale_delay_s - now_s
+    if since_s is not None and (left_s > 0 or model.attaching):
         when = f"in {left_s:.1f} s, upscale_delay_s is {config.upscale_delay_s:g}"
         if left_s <= 0:
             when = (

@@ -129,6 +129,7 @@ class Look:
         if model.learned.load.load:
             model.learned.load.observe(0.0, now_s)  # its window says nothing here, and starts anew
         model.rising, model.forecast, model.drains = False, None, ()
+        model.learned.granted, model.learned.rising_since_s = 1, None  # no others are asked for
         busy = 1 if model.ongoing else 0
         model.want = model.keep = model.occupied = busy
         model.rule = _HOLDS if busy else _FLOOR

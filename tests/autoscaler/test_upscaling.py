@@ -185,6 +185,49 @@ def test_upscale_delay_that_is_taken_back_ends_at_once() -> None:
     assert len(growing.decide().attach) == 1
 
 
+def test_upscale_delay_begins_anew_where_only_one_replica_was_allowed_meanwhile() -> None:
+    growing = Growing(upscale_delay_s=20)
+    growing.queue(3)
+    growing.decide()
+    growing.configure(max_replicas=1)
+    growing.decide(1)
+    growing.configure(max_replicas=9)
+    growing.queue(3)
+
+    assert growing.decide(60).attach == ()
+    assert len(growing.decide(20).attach) == 3
+
+
+def test_upscale_delay_delays_what_was_granted_before_only_one_replica_was_allowed() -> None:
+    growing = Growing(ready=3, upscale_delay_s=20)
+    growing.decide()
+    growing.configure(max_replicas=1)
+    for n in (1, 2):
+        growing.autoscaler.remove_replica(f"w{n}", "a-1")
+    growing.decide(60)
+    growing.configure(max_replicas=9)
+    growing.queue(2)
+
+    assert growing.decide(60).attach == ()
+
+
+def test_upscale_delay_that_is_over_is_not_taken_for_a_step_under_way() -> None:
+    """The queue has gone; the mean of six seconds asks for more, that of sixty does not yet."""
+    growing = Growing(upscale_delay_s=5, max_ongoing_requests=8, panic={"threshold": 9})
+    growing.decide()
+    growing.now_s += 50
+    growing.autoscaler.update_load("w0", "a-1", 8, None)
+    growing.queue(3)
+    growing.decide()
+    growing.queue(0)
+    for _ in range(8):
+        growing.decide(1)
+    told = growing.autoscaler.explain("a", growing.now_s)
+
+    assert "on their way" not in told.text
+    assert "would start one more at a 60 s mean above 5.6" in told.text
+
+
 def test_upscale_delay_is_explained() -> None:
     growing = Growing(upscale_delay_s=20)
     growing.queue(3)
