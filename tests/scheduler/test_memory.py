@@ -108,6 +108,19 @@ def test_memory_that_is_damaged_in_places_is_kept_without_them(
 
 
 @pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("count", [10**400, -(10**400)])
+def test_memory_with_a_count_beyond_all_numbers_is_kept_without_it(
+    version: int, count: int
+) -> None:
+    gaps = {"observed": 1, "counts": {"5": count}}
+    saved = {"version": version, "models": {"a": {"gaps": gaps, "service_s": 3.0}}}
+    state = read_state(json.dumps(saved).encode(), 1000.0)
+
+    assert state is not None
+    assert (state.models["a"].service_s, state.models["a"].gaps.observed) == (3.0, 0)
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_memory_with_means_of_spans_is_read_as_it_was_meant(
     version: int, caplog: pytest.LogCaptureFixture
 ) -> None:
