@@ -138,6 +138,28 @@ def test_scheduled_floor_late_in_the_week_counts_whatever_changes_before_it() ->
     assert found.at_s == MONDAY_S + 6 * 86400 + 8 * 3600
 
 
+def monthly(day: int, replicas: int) -> dict[str, object]:
+    return {"cron": f"0 8 {day} * *", "duration_s": "1h", "min_replicas": replicas}
+
+
+def test_scheduled_floor_beyond_the_week_counts_beside_what_is_always_kept() -> None:
+    always = keeper("always", 1, 8)
+    later = keeper("later", 0, 8, schedule=[monthly(15, 2)])
+
+    found = find_shortage((always, later), Room(2, 10 * GB, 16), MONDAY_S)
+
+    assert found is not None
+    at_s = datetime(2026, 12, 15, 8, tzinfo=UTC).timestamp()
+    assert (found.workers, found.at_s) == (3, at_s)
+
+
+def test_scheduled_floors_beyond_the_week_are_not_taken_to_coincide() -> None:
+    first = keeper("first", 0, 8, schedule=[monthly(15, 2)])
+    second = keeper("second", 0, 8, schedule=[monthly(16, 2)])
+
+    assert find_shortage((first, second), Room(2, 10 * GB, 16), MONDAY_S) is None
+
+
 def test_scheduled_floors_that_alternate_within_an_hour_fit() -> None:
     first = keeper("first", 0, 8, schedule=[quarterly(0)])
     second = keeper("second", 0, 8, schedule=[quarterly(7)])
