@@ -121,6 +121,7 @@ def test_on_deploy_without_room_is_tried_again_in_ten_seconds() -> None:
     live = full()
     assert live.decide(20).wake_at_s == 30
     live.autoscaler.remove_replica("w0", "b-1")
+    live.autoscaler.update_model(live.model)  # it is looked at
 
     assert live.decide(29).attach == ()
     assert len(live.decide(30).attach) == 1

@@ -83,7 +83,8 @@ def test_upscale_delay_is_when_it_wants_to_be_asked_again() -> None:
     assert len(growing.decide(wake_s - growing.now_s).attach) == 3
 
 
-CALM = {"threshold": 9, "queue_slo_s": 99, "stable_window_s": 10, "window_s": 5}  # no panic
+# No panic, and means that are soon forgotten.
+CALM = {"threshold": 9, "queue_slo_s": 99, "stable_window_s": 10, "window_s": 5}
 
 
 def test_upscale_delay_counts_anew_when_the_mean_load_asks_for_no_more() -> None:
@@ -110,6 +111,46 @@ def test_upscale_delay_goes_on_while_the_load_falls_for_a_moment() -> None:
     growing.queue(0)
     growing.decide()
     growing.queue(1)
+
+    assert growing.decide(0.1).attach == ()
+    assert len(growing.decide(4.9).attach) == 1
+
+
+def test_upscale_delay_goes_on_while_the_long_mean_asks_for_more() -> None:
+    growing = Growing(upscale_delay_s=20, panic=CALM)
+    growing.queue(2)
+    growing.decide()
+    growing.now_s += 9
+    growing.queue(0)
+    for _ in range(6):
+        growing.decide(1)
+    growing.queue(1)
+
+    assert growing.decide(0.1).attach == ()
+    assert len(growing.decide(4.9).attach) == 1
+
+
+def long_calm(delay_s: float) -> Growing:
+    """Its short mean asks for more since a moment ago: a replica is meant for 5.6 requests, and the
+    long mean is still that of one. Nobody waits any more.
+    """
+    calm = {"threshold": 9, "queue_slo_s": 99}
+    growing = Growing(upscale_delay_s=delay_s, max_ongoing_requests=8, panic=calm)
+    growing.decide()
+    growing.now_s += 50
+    growing.autoscaler.update_load("w0", "a-1", 8, None)
+    growing.queue(3)
+    growing.decide()
+    growing.decide(6)
+    growing.queue(0)
+    for _ in range(9):
+        growing.decide(1)
+    return growing
+
+
+def test_upscale_delay_goes_on_while_the_short_mean_asks_for_more() -> None:
+    growing = long_calm(20)
+    growing.queue(3)
 
     assert growing.decide(0.1).attach == ()
     assert len(growing.decide(4.9).attach) == 1
@@ -151,6 +192,22 @@ def test_upscaling_delays_nothing_of_a_burst_from_zero(config: dict[str, float])
     assert len(growing.decide(1).attach) == 2
     growing.queue(6)
     assert growing.decide().attach == ()
+
+
+def test_upscale_delay_delays_what_a_burst_from_zero_has_ceased_to_ask_for() -> None:
+    growing = Growing(ready=0, upscale_delay_s=100, panic=CALM)
+    for n in range(1, 9):
+        growing.autoscaler.remove_worker(f"w{n}")
+    growing.queue(3)
+    growing.decide()
+    growing.put("w0", Phase.READY)
+    growing.queue(0)
+    growing.decide(30)
+    for n in range(1, 9):
+        growing.autoscaler.update_worker(WorkerSnapshot(f"w{n}", "node", GB, 1))
+    growing.queue(2)
+
+    assert growing.decide(30).attach == ()
 
 
 def test_upscale_delay_does_not_delay_the_place_of_a_lost_replica() -> None:
@@ -211,20 +268,24 @@ def test_upscale_delay_delays_what_was_granted_before_only_one_replica_was_allow
     assert growing.decide(60).attach == ()
 
 
-def test_upscale_delay_that_is_over_is_not_taken_for_a_step_under_way() -> None:
-    """The queue has gone; the mean of six seconds asks for more, that of sixty does not yet."""
-    growing = Growing(upscale_delay_s=5, max_ongoing_requests=8, panic={"threshold": 9})
+def test_upscale_delay_begins_anew_where_it_was_taken_back_meanwhile() -> None:
+    growing = Growing(upscale_delay_s=20)
     growing.decide()
     growing.now_s += 50
-    growing.autoscaler.update_load("w0", "a-1", 8, None)
-    growing.queue(3)
+    growing.queue(1)
     growing.decide()
-    growing.queue(0)
-    for _ in range(8):
-        growing.decide(1)
+    growing.configure(upscale_delay_s=0)
+    growing.decide()
+    growing.configure(upscale_delay_s=20)
+    growing.queue(1)
+
+    assert growing.decide(30).attach == ()
+
+
+def test_upscale_delay_that_is_over_is_not_taken_for_a_step_under_way() -> None:
+    growing = long_calm(8)
     told = growing.autoscaler.explain("a", growing.now_s)
 
-    assert "on their way" not in told.text
     assert "would start one more at a 60 s mean above 5.6" in told.text
 
 
@@ -282,6 +343,13 @@ def test_upscaling_factor_goes_on_when_the_step_is_ready() -> None:
         growing.put(worker_id, Phase.READY)
     growing.queue(2)
     assert len(growing.decide(10).attach) == 1
+
+
+def test_upscaling_factor_does_not_slow_a_floor() -> None:
+    growing = Growing(upscaling_factor=0.1, min_replicas=4)
+    growing.queue(5)
+
+    assert len(growing.decide().attach) == 3
 
 
 def test_upscaling_factor_is_none_from_zero() -> None:

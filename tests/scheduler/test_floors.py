@@ -118,6 +118,13 @@ def test_floors_refuse_a_smaller_pool_but_no_larger_one() -> None:
         asyncio.run(floors.check_pool(PoolConfig(max_workers=1)))
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_floors_that_did_not_fit_before_hinder_no_pool_that_is_no_smaller(workers: int) -> None:
+    floors = build(kept("a", 4, 6))
+
+    asyncio.run(floors.check_pool(PoolConfig(max_workers=workers, idle_timeout_s=9)))
+
+
 def test_floors_that_do_not_fit_what_was_started_are_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -420,8 +420,10 @@ def test_told_of_a_deploy_once_and_not_of_what_was_live_before() -> None:
 
     revision = record.revision.model_copy(update={"id": "a-2"})
     cluster.deploy(record.model_copy(update={"revision": revision}))
+    lessons = told.lessons
     told.tell(cluster, 1001.0)
     assert told.autoscaler.view("a").learned.first_due
+    assert told.lessons > lessons  # a restart is to know it
 
 
 def test_told_counts_nobody_twice_who_queued_and_then_waits_in_a_replica() -> None:
