@@ -388,6 +388,22 @@ def test_told_of_a_rest_before_the_latest_arrival_lets_it_begin_there() -> None:
     assert world.changes.autoscaler.view("a").learned.idle_since_s == 1050.0
 
 
+def test_told_learns_no_gaps_while_a_clock_that_was_set_back_has_not_caught_up() -> None:
+    world, _ = resting()
+    told = world.changes
+    told.arrived("a", 2000.0, 1)
+    counted = dict(told.autoscaler.view("a").learned.gaps.counts)
+    for at_s in (900.0, 1000.0, 1100.0):
+        told.rested("a", at_s)
+        told.arrived("a", at_s + 90, 1)
+    learned = told.autoscaler.view("a").learned
+
+    assert learned.gaps.counts == counted
+    told.rested("a", 1200.0)
+    told.arrived("a", 2100.0, 1)
+    assert learned.gaps.observed == 2
+
+
 def test_told_does_not_count_times_of_an_older_revision() -> None:
     world = World()
     world.deploy(0, 0)  # a-1
