@@ -250,6 +250,14 @@ EVENTS = (
         *[(9, 0, 3), (13, 1, 2), *[(0, 0, 0)] * 9, (20, 1, 8)],
     ]
 )
+# An order that evicts a replica whose time has come is refused before it was told of.
+@example(
+    [
+        *[*[(0, 0, 0)] * 2, (0, 0, 3), *[(1, 0, 0)] * 2, (13, 0, 2), *[(0, 0, 0)] * 5],
+        *[*[(13, 0, 0)] * 2, (0, 0, 0), (4, 0, 0), (9, 0, 1), (13, 0, 2)],
+        *[(0, 1, 3), (24, 0, 5), (13, 0, 1)],
+    ]
+)
 def test_told_of_changes_decides_as_one_told_everything(
     events: list[tuple[int, int, int]],
 ) -> None:
