@@ -102,6 +102,7 @@ def test_scheduled_floor_that_holds_now_counts() -> None:
 
     assert found is not None
     assert "lower the schedule's min_replicas to 2" in found.text
+    assert found.at_s == MONDAY_S
 
 
 def test_scheduled_floor_adds_to_what_others_always_keep() -> None:
@@ -126,6 +127,14 @@ def test_scheduled_floor_that_comes_and_goes_all_the_time_is_taken_as_always_hel
 
     assert found is not None
     assert (found.workers, found.at_s) == (3, MONDAY_S)
+
+
+def test_scheduled_floor_of_every_ten_minutes_is_looked_at_as_it_is() -> None:
+    often = {"cron": "*/10 * * * *", "duration_s": "5m", "min_replicas": 1}
+    between = {"cron": "5-59/10 * * * *", "duration_s": "5m", "min_replicas": 1}
+    keepers = [keeper("a", 0, 8, schedule=[often]), keeper("b", 0, 8, schedule=[between])]
+
+    assert find_shortage(keepers, Room(1, 10 * GB, 16), MONDAY_S) is None
 
 
 def test_scheduled_floor_late_in_the_week_counts_whatever_changes_before_it() -> None:

@@ -405,6 +405,23 @@ def test_scheduler_foretells_again_when_it_starts_on_another_machine(
     assert asyncio.run(run()) == [machine_name(), "another, 2 cores"]
 
 
+def test_scheduler_forgets_the_times_of_another_machine_at_its_start(
+    start: Start, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> list[float]:
+        settings = Settings(home=tmp_path, pool=POOL)
+        async with start(model_record("a")) as bench:
+            bench.scheduler._told.served("a", "a-1", 1, 7.0)
+            bench.scheduler._memory.changed()
+            await bench.scheduler.save()
+            same = Scheduler(settings, redis_url, "another life")
+            monkeypatch.setattr(module, "machine_name", lambda: "another, 2 cores")
+            other = Scheduler(settings, redis_url, "another life")
+            return [(await each.scaling("a")).service_s for each in (same, other)]
+
+    assert asyncio.run(run()) == [7.0, 0.0]
+
+
 def test_scheduler_foretells_again_when_a_worker_comes_and_links_were_measured(
     start: Start, tmp_path: Path
 ) -> None:
