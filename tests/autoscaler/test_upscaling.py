@@ -165,6 +165,18 @@ def test_upscale_delay_also_holds_a_panic_back() -> None:
     assert growing.decide(50).attach[0].reason.rule in (Rule.PANIC, Rule.QUEUE)
 
 
+def test_upscale_delay_outlasts_a_panic_whose_load_has_gone() -> None:
+    growing = Growing(upscale_delay_s=20, max_ongoing_requests=8)
+    growing.decide()
+    growing.now_s += 50
+    growing.queue(40)
+    growing.decide()
+    growing.decide(2)
+    growing.queue(0)
+
+    assert [growing.decide(1).attach for _ in range(70)] == [()] * 70
+
+
 def test_upscale_delay_delays_nothing_from_zero() -> None:
     """Nor while the first ones are on their way: nobody is served yet."""
     growing = Growing(ready=0, upscale_delay_s=100)
