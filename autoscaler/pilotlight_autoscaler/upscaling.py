@@ -48,7 +48,7 @@ def granted(
     if aim <= least:
         return least, least_rule, inf
     learned.granted = aim
-    return aim, rule, inf
+    return aim, rule, now_s + learned.load.width_s  # by then the load may ask for no more
 
 
 def _load_wants(model: ModelView, now_s: float) -> int:

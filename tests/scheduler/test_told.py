@@ -28,6 +28,13 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"idle_timeout_s": 3},
     {"max_replicas": 3, "max_ongoing_requests": 2, "target_ongoing_requests": 1},
     {"min_replicas": 1, "max_replicas": 2, "idle_timeout_s": 1},
+    {
+        "max_replicas": 4,
+        "max_ongoing_requests": 1,
+        "upscale_delay_s": 2,
+        "upscaling_factor": 0.5,
+        "placement": {"spread": True},
+    },
 )
 
 
@@ -248,6 +255,13 @@ EVENTS = (
     [
         *[(9, 0, 0), (9, 3, 2), (2, 0, 0), (2, 0, 0), (20, 1, 2), *[(1, 0, 0)] * 3],
         *[(9, 0, 3), (13, 1, 2), *[(0, 0, 0)] * 9, (20, 1, 8)],
+    ]
+)
+# Part of what a delay has held back finds no room: the next look is due though nothing happens.
+@example(
+    [
+        *[(1, 0, 0), (0, 0, 0), (0, 1, 29), (13, 0, 2), (13, 0, 2), (24, 1, 3), (9, 1, 3)],
+        *[(24, 0, 2), (24, 0, 4), (13, 2, 3)],
     ]
 )
 # An order that evicts a replica whose time has come is refused before it was told of.
