@@ -173,6 +173,7 @@ class Autoscaler(Notified):
                 view.learned.rule = order.reason.rule
         for name in draft.removed:
             watch.expect(mirror.models[name])  # a step down says when the next may be
+        mirror.changed |= draft.removed.keys()  # what was ordered may come to nothing untold
         for name in watch.draining:
             watch.expect(mirror.models[name])
         pool = self._pool.decide(mirror, draft.filled, needed, now_s)

@@ -69,7 +69,8 @@ def hold_reason(model: ModelView, look: Look, now_s: float) -> Reason:
         text = f"wants {model.want}, has {live}; after a failed attach not before {wait_s:.1f} s"
         rule = Rule.RETRY
     elif live == 0:
-        rule, text = Rule.REST, f"at zero; would start at the first request{_gate_text(model)}"
+        text = f"at zero; would start at the first request{_gate_text(model)}"
+        rule, text = Rule.REST, text + _deploy_text(model, now_s)
     elif model.demand > target * live:
         rule, text = _short_of(model, live, now_s)
     elif model.demand == 0:
@@ -177,13 +178,20 @@ def _gate_text(model: ModelView) -> str:
     return ""
 
 
+def _deploy_text(model: ModelView, now_s: float) -> str:
+    left_s = model.learned.prewarm_retry_s - now_s
+    if not model.learned.first_due or left_s <= 0:
+        return ""
+    return f"; its start at the deploy found no room and is tried again in {left_s:.1f} s"
+
+
 def _short_of(model: ModelView, live: int, now_s: float) -> tuple[Rule, str]:
     config = model.snapshot.config
     if live >= config.max_replicas:
         return Rule.HOLDS, f"{_load_text(model)}: has {live}, max_replicas is {live}"
     since_s = model.learned.rising_since_s
-    if since_s is not None:
-        left_s = since_s + config.upscale_delay_s - now_s
+    left_s = 0.0 if since_s is None else since_s + config.upscale_delay_s - now_s
+    if since_s is not None and (left_s > 0 or model.attaching):
         when = f"in {left_s:.1f} s, upscale_delay_s is {config.upscale_delay_s:g}"
         if left_s <= 0:
             when = (

@@ -15,9 +15,10 @@ from operator import itemgetter
 from pilotlight_autoscaler.config import AutoscalingConfig
 from pilotlight_autoscaler.placement import format_bytes
 
-# Schedules are looked at so far ahead. A floor that begins more often in a day, more than every ten
-# minutes, is taken as if it always held.
+# Schedules are looked at so far ahead, a floor that does not hold meanwhile by itself. One that
+# begins more often in a day, more than every ten minutes, is taken as if it always held.
 HORIZON_S = 7 * 86400.0
+_YEAR_S = 366 * 86400.0
 _MAX_STARTS = 144
 _MAX_NAMED = 5
 
@@ -55,20 +56,19 @@ class Shortage:
 
 
 def find_shortage(keepers: Sequence[Keeper], room: Room, now_s: float) -> Shortage | None:
-    """What does not fit: ``min_replicas`` at any time, or with the schedules of the next week.
+    """The most that does not fit, by ``min_replicas`` at any time or by schedules.
 
     The message names the models, the room and what to do.
     """
     always = tuple(each.config.min_replicas for each in keepers)
-    workers = least_workers(keepers, always, room)
-    at_s, held = None, always
-    if workers <= room.workers:
-        highest = tuple(highest_floor(each.config) for each in keepers)
-        if least_workers(keepers, highest, room) <= room.workers:
-            return None  # even if all of them were at once
-        workers, at_s, held = _peak(keepers, room, now_s)
+    highest = tuple(highest_floor(each.config) for each in keepers)
+    if least_workers(keepers, highest, room) <= room.workers:
+        return None  # even if all of them were at once
+    workers, at_s, held = _peak(keepers, room, now_s)
     if workers <= room.workers:
         return None
+    if workers == least_workers(keepers, always, room):
+        at_s, held = None, always  # no schedule makes it worse
     return Shortage(workers, at_s, _text(keepers, room, workers, at_s, held))
 
 
@@ -92,15 +92,19 @@ def highest_floor(config: AutoscalingConfig) -> int:
 
 
 def _peak(keepers: Sequence[Keeper], room: Room, now_s: float) -> tuple[int, float | None, _Held]:
-    """The most that is needed within the horizon, from when on, and what is held then."""
+    """The most that is needed, from when on, and what is held then."""
     least = [each.config.min_replicas for each in keepers]
     edges: list[tuple[float, bool, int, int]] = []  # at one time ends first: they are not held
+    later: list[tuple[float, int, int]] = []
     for n, each in enumerate(keepers):
         for floor in each.config.schedule:
             spans = floor.spans(now_s, now_s + HORIZON_S, _MAX_STARTS)
             if spans is None:
                 least[n] = max(least[n], floor.min_replicas)
                 continue
+            if not spans:
+                year = floor.spans(now_s, now_s + _YEAR_S, _MAX_STARTS) or ()
+                later += [(begin_s, n, floor.min_replicas) for begin_s, _ in year[:1]]
             for begin_s, end_s in spans:
                 edges.append((begin_s, True, n, floor.min_replicas))
                 edges.append((end_s, False, n, floor.min_replicas))
@@ -123,6 +127,11 @@ def _peak(keepers: Sequence[Keeper], room: Room, now_s: float) -> tuple[int, flo
         workers = least_workers(keepers, tuple(held), room)
         if workers > peak[0]:
             peak = workers, at_s, tuple(held)
+    for at_s, n, count in later:
+        alone = (*least[:n], max(least[n], count), *least[n + 1 :])
+        workers = least_workers(keepers, alone, room)
+        if workers > peak[0]:
+            peak = workers, at_s, alone
     return peak
 
 

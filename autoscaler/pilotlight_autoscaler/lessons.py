@@ -30,8 +30,9 @@ class Lessons:
         began_s = learned.idle_since_s
         if began_s is not None:
             gap_s = at_s - began_s if at_s > began_s else 0.0
-            self._judge(view, gap_s)
-            learned.gaps.add(gap_s)
+            if gap_s:  # where a clock was set back nobody knows how long it was
+                self._judge(view, gap_s)
+                learned.gaps.add(gap_s)
             view.rested = view.only and gap_s > self._look.rules.keep_alive.at_least_s(view)
             learned.idle_since_s = learned.prewarm_until_s = None
             learned.prewarm_retry_s = 0.0

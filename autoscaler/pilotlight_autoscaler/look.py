@@ -39,8 +39,9 @@ class Look:
 
     def at(self, model: ModelView, now_s: float) -> None:
         due_s = inf
-        if model.ready and model.learned.first_due:
-            model.learned.first_due = False
+        if model.learned.first_due:
+            on_deploy = model.snapshot.config.prewarm.on_deploy
+            model.learned.first_due = on_deploy and not model.ready
         if model.only and not model.queued:
             live = model.ready + model.attaching
             if not live:
@@ -113,7 +114,7 @@ class Look:
             learned.prewarm_until_s = None
         if want:
             return want, rule, inf
-        if learned.first_due and model.snapshot.config.prewarm.on_deploy:
+        if learned.first_due:
             model.forecast = None
             if now_s < learned.prewarm_retry_s:
                 return 0, Rule.REST, learned.prewarm_retry_s
@@ -128,6 +129,7 @@ class Look:
         if model.learned.load.load:
             model.learned.load.observe(0.0, now_s)  # its window says nothing here, and starts anew
         model.rising, model.forecast, model.drains = False, None, ()
+        model.learned.granted, model.learned.rising_since_s = 1, None  # no others are asked for
         busy = 1 if model.ongoing else 0
         model.want = model.keep = model.occupied = busy
         model.rule = _HOLDS if busy else _FLOOR

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pilotlight_autoscaler.gaps import BINS
 
 _MOST_DIGITS = 4  # of a bin's number
+_MOST = 1e15  # of a bin's gaps
 _BINS_1 = 72  # of version 1; its edges are every second one of today's
 
 
@@ -57,7 +58,7 @@ def _counts(counts: Mapping[object, object]) -> dict[object, object]:
     for key, count in counts.items():
         digits = isinstance(key, str) and key.isdecimal() and len(key) <= _MOST_DIGITS
         number = int(str(key)) if digits else key
-        if not isinstance(number, int) or not isinstance(count, int | float):
+        if not isinstance(number, int) or not isinstance(count, int | float) or abs(count) > _MOST:
             found[key] = count
         elif 1 <= number < _BINS_1:
             found[2 * number - 1] = found[2 * number] = count / 2

@@ -32,7 +32,9 @@ def choose_seat(
         if seat.holds(snapshot.revision_id):
             continue
         fits = seat.fits(snapshot.nbytes)
-        near = (not fits, siblings[seat.view.snapshot.node_id]) if siblings else (False, 0)
+        near = (False, 0)
+        if siblings is not None:
+            near = (not fits, siblings[seat.view.snapshot.node_id])
         load_s = draft.load_s(seat, model)
         if best is not None and (near, load_s) > best[0][:2]:
             continue  # its victims would only add to that

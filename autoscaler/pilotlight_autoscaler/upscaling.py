@@ -29,7 +29,9 @@ def granted(
     aim = min(model.ready + ceil(step * (1 - 1e-9)), config.max_replicas)
     learned.granted = max(min(learned.granted, max(want, aim)), model.ready)
     least = max(live, floor, learned.granted)
-    if want <= least:
+    # A panic is remembered longer than the load asks for what it wants.
+    if want <= least or (rule is Rule.PANIC and _load_wants(model, now_s) <= least):
+        want = min(want, least)
         if want > model.ready:
             want = max(want, learned.granted)  # a factor may have granted more than that
         # A load that falls for a moment does not begin the delay anew.
@@ -46,7 +48,13 @@ def granted(
     if aim <= least:
         return least, least_rule, inf
     learned.granted = aim
-    return aim, rule, inf
+    return aim, rule, now_s + learned.load.width_s  # by then the load may ask for no more
+
+
+def _load_wants(model: ModelView, now_s: float) -> int:
+    """Replicas for the load of this moment or its means, whichever is more."""
+    now = replicas_for(model.demand, model.target, model.snapshot.config.max_replicas)
+    return max(now, _mean_wants(model, now_s))
 
 
 def _mean_wants(model: ModelView, now_s: float) -> int:

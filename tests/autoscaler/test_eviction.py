@@ -31,6 +31,22 @@ def test_evict_the_cheapest_over_all_workers() -> None:
     assert placed(decide_on(models, workers)) == [("a", "w2", ("c-1",))]
 
 
+def test_evict_the_cheapest_also_beside_the_dearest() -> None:
+    models = [
+        model("a", 4, queued=1),
+        model("middle", 4, requests_per_s=0.3),
+        model("cheap", 4, requests_per_s=0.1),
+        model("dear", 4, requests_per_s=9),
+        model("busy", 4),
+    ]
+    workers = [
+        worker("w1", replica("middle", 4, idle_s=9), replica("busy", 4, ongoing=1)),
+        worker("w2", replica("cheap", 4, idle_s=9), replica("dear", 4, idle_s=9)),
+    ]
+
+    assert placed(decide_on(models, workers)) == [("a", "w2", ("cheap-1",))]
+
+
 def test_evict_obsolete_revisions_first() -> None:
     models = [model("a", 4, queued=1), model("b", 4)]
     full = worker("w", replica("b", 4, idle_s=50), replica("b", 4, revision=0, idle_s=1))

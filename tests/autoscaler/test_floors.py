@@ -102,6 +102,7 @@ def test_scheduled_floor_that_holds_now_counts() -> None:
 
     assert found is not None
     assert "lower the schedule's min_replicas to 2" in found.text
+    assert found.at_s == MONDAY_S
 
 
 def test_scheduled_floor_adds_to_what_others_always_keep() -> None:
@@ -128,6 +129,14 @@ def test_scheduled_floor_that_comes_and_goes_all_the_time_is_taken_as_always_hel
     assert (found.workers, found.at_s) == (3, MONDAY_S)
 
 
+def test_scheduled_floor_of_every_ten_minutes_is_looked_at_as_it_is() -> None:
+    often = {"cron": "*/10 * * * *", "duration_s": "5m", "min_replicas": 1}
+    between = {"cron": "5-59/10 * * * *", "duration_s": "5m", "min_replicas": 1}
+    keepers = [keeper("a", 0, 8, schedule=[often]), keeper("b", 0, 8, schedule=[between])]
+
+    assert find_shortage(keepers, Room(1, 10 * GB, 16), MONDAY_S) is None
+
+
 def test_scheduled_floor_late_in_the_week_counts_whatever_changes_before_it() -> None:
     busy = [keeper(f"m{n}", 0, schedule=[quarterly(10)]) for n in range(20)]
     sunday = {"cron": "0 8 * * sun", "duration_s": "1h", "min_replicas": 5}
@@ -136,6 +145,28 @@ def test_scheduled_floor_late_in_the_week_counts_whatever_changes_before_it() ->
 
     assert found is not None
     assert found.at_s == MONDAY_S + 6 * 86400 + 8 * 3600
+
+
+def monthly(day: int, replicas: int) -> dict[str, object]:
+    return {"cron": f"0 8 {day} * *", "duration_s": "1h", "min_replicas": replicas}
+
+
+def test_scheduled_floor_beyond_the_week_counts_beside_what_is_always_kept() -> None:
+    always = keeper("always", 1, 8)
+    later = keeper("later", 0, 8, schedule=[monthly(15, 2)])
+
+    found = find_shortage((always, later), Room(2, 10 * GB, 16), MONDAY_S)
+
+    assert found is not None
+    at_s = datetime(2026, 12, 15, 8, tzinfo=UTC).timestamp()
+    assert (found.workers, found.at_s) == (3, at_s)
+
+
+def test_scheduled_floors_beyond_the_week_are_not_taken_to_coincide() -> None:
+    first = keeper("first", 0, 8, schedule=[monthly(15, 2)])
+    second = keeper("second", 0, 8, schedule=[monthly(16, 2)])
+
+    assert find_shortage((first, second), Room(2, 10 * GB, 16), MONDAY_S) is None
 
 
 def test_scheduled_floors_that_alternate_within_an_hour_fit() -> None:

@@ -93,6 +93,7 @@ def test_on_deploy_without_room_is_tried_again_in_ten_seconds() -> None:
     live = full()
     assert live.decide_at(20).wake_at_s == 30
     live.autoscaler.remove_replica("w0", "b-1")
+    live.autoscaler.update_model(live.model)  # it is looked at
 
     assert live.decide_at(29).attach == ()
     assert len(live.decide_at(30).attach) == 1
@@ -105,6 +106,28 @@ def test_on_deploy_that_waits_for_room_is_over_when_it_is_set_to_false() -> None
     live.decide_at(25)
     live.autoscaler.remove_replica("w0", "b-1")
     assert live.decide_at(40).attach == ()
+
+
+def test_on_deploy_that_is_set_anew_starts_nothing() -> None:
+    """It was taken back before there was room: no revision has gone live since."""
+    live = full()
+    live.decide_at(20)
+    config = AutoscalingConfig.model_validate({"prewarm": {"on_deploy": False}})
+    live.autoscaler.update_model(replace(live.model, config=config))
+    live.decide_at(25)
+    live.autoscaler.remove_replica("w0", "b-1")
+    live.autoscaler.update_model(live.model)
+
+    assert live.decide_at(40).attach == ()
+
+
+def test_on_deploy_that_waits_for_room_is_explained() -> None:
+    live = full()
+    live.decide_at(20)
+    told = live.autoscaler.explain("a", 24)
+
+    assert told.rule is Rule.REST
+    assert "its start at the deploy found no room and is tried again in 6.0 s" in told.text
 
 
 def test_on_deploy_tries_again_after_a_failed_attach() -> None:

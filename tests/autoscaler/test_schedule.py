@@ -56,7 +56,7 @@ def test_floor_across_a_changed_clock_lasts_as_long_as_it_says() -> None:
     assert floor.next_change_s(began) == began + 8 * 3600 == at("2026-10-25 05:00")
 
 
-@pytest.mark.parametrize("day", ["2026-03-28 23:10", "2026-10-24 21:10"])
+@pytest.mark.parametrize("day", ["2026-03-28 23:10", "2026-03-29 00:30", "2026-10-24 21:10"])
 @pytest.mark.parametrize("cron", ["30 1 * * *", "0 1-2 * * *", "*/20 0-3 * * sun", "0 22 * * *"])
 @pytest.mark.parametrize("duration_s", [600, 1200, 4 * 3600])
 def test_floor_spans_are_where_it_covers(day: str, cron: str, duration_s: float) -> None:

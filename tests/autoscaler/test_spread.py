@@ -60,6 +60,23 @@ def test_spread_is_of_one_model_not_of_all() -> None:
     assert start(spread=True, replicas=1, w1=ready("b")) == ["w0"]
 
 
+def test_spread_of_the_first_one_evicts_nothing_while_a_worker_is_free() -> None:
+    """Also where its weights are farther away."""
+    autoscaler = Autoscaler(PoolConfig(min_workers=2, max_workers=2))
+    autoscaler.update_node(NodeSnapshot("x", {"a-1": Tier.DISK}))
+    autoscaler.update_node(NodeSnapshot("y"))
+    idle = ReplicaSnapshot("b", "b-1", GB, Phase.READY, 500.0, 0, 600.0)
+    autoscaler.update_worker(WorkerSnapshot("w0", "x", GB, 1, (idle,)))
+    autoscaler.update_worker(WorkerSnapshot("w1", "y", GB, 1))
+    config = AutoscalingConfig.model_validate({"placement": {"spread": True}})
+    autoscaler.update_model(ModelSnapshot("a", "a-1", GB, config))
+    autoscaler.update_model(ModelSnapshot("b", "b-1", GB, AutoscalingConfig(idle_timeout_s=9000)))
+    autoscaler.update_queue("a", 1, 1000.0)
+    (attach,) = autoscaler.decide(1000.0).attach
+
+    assert (attach.worker_id, attach.evict) == ("w1", ())
+
+
 def test_spread_evicts_nothing_while_a_worker_is_free() -> None:
     autoscaler = Autoscaler(PoolConfig(min_workers=3, max_workers=3))
     autoscaler.update_worker(WorkerSnapshot("w0", "x", GB, 1, (ready("a"),)))

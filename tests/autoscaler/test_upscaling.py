@@ -53,7 +53,8 @@ def test_upscale_delay_is_when_it_wants_to_be_asked_again() -> None:
     assert len(growing.decide(wake_s - growing.now_s).attach) == 3
 
 
-CALM = {"threshold": 9, "queue_slo_s": 99, "stable_window_s": 10, "window_s": 5}  # no panic
+# No panic, and means that are soon forgotten.
+CALM = {"threshold": 9, "queue_slo_s": 99, "stable_window_s": 10, "window_s": 5}
 
 
 def test_upscale_delay_counts_anew_when_the_mean_load_asks_for_no_more() -> None:
@@ -85,6 +86,46 @@ def test_upscale_delay_goes_on_while_the_load_falls_for_a_moment() -> None:
     assert len(growing.decide(4.9).attach) == 1
 
 
+def test_upscale_delay_goes_on_while_the_long_mean_asks_for_more() -> None:
+    growing = Growing(upscale_delay_s=20, panic=CALM)
+    growing.queue(2)
+    growing.decide()
+    growing.now_s += 9
+    growing.queue(0)
+    for _ in range(6):
+        growing.decide(1)
+    growing.queue(1)
+
+    assert growing.decide(0.1).attach == ()
+    assert len(growing.decide(4.9).attach) == 1
+
+
+def long_calm(delay_s: float) -> Growing:
+    """Its short mean asks for more since a moment ago: a replica is meant for 5.6 requests, and the
+    long mean is still that of one. Nobody waits any more.
+    """
+    calm = {"threshold": 9, "queue_slo_s": 99}
+    growing = Growing(upscale_delay_s=delay_s, max_ongoing_requests=8, panic=calm)
+    growing.decide()
+    growing.now_s += 50
+    growing.autoscaler.update_load("w0", "a-1", 8, None)
+    growing.queue(3)
+    growing.decide()
+    growing.decide(6)
+    growing.queue(0)
+    for _ in range(9):
+        growing.decide(1)
+    return growing
+
+
+def test_upscale_delay_goes_on_while_the_short_mean_asks_for_more() -> None:
+    growing = long_calm(20)
+    growing.queue(3)
+
+    assert growing.decide(0.1).attach == ()
+    assert len(growing.decide(4.9).attach) == 1
+
+
 def test_upscale_delay_also_holds_a_panic_back() -> None:
     growing = Growing(upscale_delay_s=100)
     growing.queue(5)
@@ -92,6 +133,18 @@ def test_upscale_delay_also_holds_a_panic_back() -> None:
 
     assert growing.decide(50).attach == ()
     assert growing.decide(50).attach[0].reason.rule in (Rule.PANIC, Rule.QUEUE)
+
+
+def test_upscale_delay_outlasts_a_panic_whose_load_has_gone() -> None:
+    growing = Growing(upscale_delay_s=20, max_ongoing_requests=8)
+    growing.decide()
+    growing.now_s += 50
+    growing.queue(40)
+    growing.decide()
+    growing.decide(2)
+    growing.queue(0)
+
+    assert [growing.decide(1).attach for _ in range(70)] == [()] * 70
 
 
 def test_upscale_delay_delays_nothing_from_zero() -> None:
@@ -121,6 +174,22 @@ def test_upscaling_delays_nothing_of_a_burst_from_zero(config: dict[str, float])
     assert len(growing.decide(1).attach) == 2
     growing.queue(6)
     assert growing.decide().attach == ()
+
+
+def test_upscale_delay_delays_what_a_burst_from_zero_has_ceased_to_ask_for() -> None:
+    growing = Growing(ready=0, upscale_delay_s=100, panic=CALM)
+    for n in range(1, 9):
+        growing.autoscaler.remove_worker(f"w{n}")
+    growing.queue(3)
+    growing.decide()
+    growing.ready("w0")
+    growing.queue(0)
+    growing.decide(30)
+    for n in range(1, 9):
+        growing.join(n)
+    growing.queue(2)
+
+    assert growing.decide(30).attach == ()
 
 
 def test_upscale_delay_does_not_delay_the_place_of_a_lost_replica() -> None:
@@ -153,6 +222,53 @@ def test_upscale_delay_that_is_taken_back_ends_at_once() -> None:
     growing.queue(1)
 
     assert len(growing.decide().attach) == 1
+
+
+def test_upscale_delay_begins_anew_where_only_one_replica_was_allowed_meanwhile() -> None:
+    growing = Growing(upscale_delay_s=20)
+    growing.queue(3)
+    growing.decide()
+    growing.configure(max_replicas=1)
+    growing.decide(1)
+    growing.configure(max_replicas=9)
+    growing.queue(3)
+
+    assert growing.decide(60).attach == ()
+    assert len(growing.decide(20).attach) == 3
+
+
+def test_upscale_delay_delays_what_was_granted_before_only_one_replica_was_allowed() -> None:
+    growing = Growing(ready=3, upscale_delay_s=20)
+    growing.decide()
+    growing.configure(max_replicas=1)
+    for n in (1, 2):
+        growing.autoscaler.remove_replica(f"w{n}", "a-1")
+    growing.decide(60)
+    growing.configure(max_replicas=9)
+    growing.queue(2)
+
+    assert growing.decide(60).attach == ()
+
+
+def test_upscale_delay_begins_anew_where_it_was_taken_back_meanwhile() -> None:
+    growing = Growing(upscale_delay_s=20)
+    growing.decide()
+    growing.now_s += 50
+    growing.queue(1)
+    growing.decide()
+    growing.configure(upscale_delay_s=0)
+    growing.decide()
+    growing.configure(upscale_delay_s=20)
+    growing.queue(1)
+
+    assert growing.decide(30).attach == ()
+
+
+def test_upscale_delay_that_is_over_is_not_taken_for_a_step_under_way() -> None:
+    growing = long_calm(8)
+    told = growing.autoscaler.explain("a", growing.now_s)
+
+    assert "would start one more at a 60 s mean above 5.6" in told.text
 
 
 def test_upscale_delay_is_explained() -> None:
@@ -209,6 +325,13 @@ def test_upscaling_factor_goes_on_when_the_step_is_ready() -> None:
         growing.ready(worker_id)
     growing.queue(2)
     assert len(growing.decide(10).attach) == 1
+
+
+def test_upscaling_factor_does_not_slow_a_floor() -> None:
+    growing = Growing(upscaling_factor=0.1, min_replicas=4)
+    growing.queue(5)
+
+    assert len(growing.decide().attach) == 3
 
 
 def test_upscaling_factor_is_none_from_zero() -> None:

@@ -102,6 +102,19 @@ def test_nothing_to_deploy_is_told():
             "model.yaml:3: autoscaling.target_num_ongoing_requests_per_replica: unknown key; "
             "target_ongoing_requests is the name here",
         ),
+        (
+            "name: a\nsource: b\nmaxReplicas: 2\n",
+            "model.yaml:3: maxReplicas: unknown key here; autoscaling.max_replicas is the one",
+        ),
+        (
+            "name: a\nsource: b\nmodel: c\n",
+            "model.yaml:3: model: unknown key; name is the name here",
+        ),
+        (
+            "name: a\nsource: b\nautoscaling:\n  prewarm: {model: c}\n",
+            "model.yaml:4: autoscaling.prewarm.model: unknown key; there are enabled, "
+            "min_observations, min_hit_rate, on_deploy",
+        ),
         ("source: b\n", "model.yaml: name: is missing"),
         (
             "name: 1.5\nsource: b\n",

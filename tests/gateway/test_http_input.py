@@ -70,6 +70,14 @@ def test_setting_that_only_others_have_is_400_with_the_reason(gateway: ScriptedG
     assert error["message"].endswith("unknown key; target_ongoing_requests is the name here")
 
 
+def test_setting_that_others_have_elsewhere_is_only_unknown(gateway: ScriptedGateway) -> None:
+    spec = {"name": "m", "source": "/s", "autoscaling": {"model": "n"}}
+    error = error_of(gateway.http.put("/api/models/m", json=spec), 400)
+
+    assert error["param"] == "autoscaling.model"
+    assert "name is the name here" not in error["message"]
+
+
 def test_wrong_path_and_method_have_codes(gateway: ScriptedGateway) -> None:
     assert error_of(gateway.http.get("/v2/nothing"), 404)["code"] == "not_found"
     wrong = gateway.http.get("/v1/completions")

@@ -29,6 +29,13 @@ def config(least: int) -> AutoscalingConfig:
     return AutoscalingConfig(min_replicas=least, max_replicas=9)
 
 
+def daily(hour: int, replicas: int, least: int = 0) -> AutoscalingConfig:
+    """More of them for two hours."""
+    floor = {"cron": f"0 {hour} * * *", "duration_s": "2h", "min_replicas": replicas}
+    values = {"min_replicas": least, "max_replicas": 9, "schedule": [floor]}
+    return AutoscalingConfig.model_validate(values)
+
+
 def kept(name: str, least: int, gb: int) -> ModelRecord:
     return model_record(name, nbytes=gb * GB, min_replicas=least, max_replicas=9)
 
@@ -70,19 +77,30 @@ def test_floors_that_did_not_fit_before_hinder_no_change_that_asks_for_no_more()
 
 def test_floors_that_did_not_fit_before_may_be_lowered_in_part() -> None:
     """They need more workers at another time than min_replicas did at any."""
-    day = {"cron": "0 8 * * *", "duration_s": "2h"}
+    floors = build(model_record("a", nbytes=GB, **daily(8, 8, least=3).model_dump()))
 
-    def both(least: int, most: int) -> AutoscalingConfig:
-        schedule = [{**day, "min_replicas": most}]
-        values = {"min_replicas": least, "max_replicas": 9, "schedule": schedule}
-        return AutoscalingConfig.model_validate(values)
-
-    old = both(3, 8).model_dump()
-    floors = build(model_record("a", nbytes=GB, **old), workers=2)
-
-    asyncio.run(floors.check_model("a", both(1, 7), GB))
+    asyncio.run(floors.check_model("a", daily(8, 7, least=1), GB))
     with pytest.raises(FloorsTooHighError):
-        asyncio.run(floors.check_model("a", both(1, 9), GB))
+        asyncio.run(floors.check_model("a", daily(8, 9, least=1), GB))
+
+
+def test_floors_refuse_a_schedule_that_is_moved_to_where_others_have_theirs() -> None:
+    floors = build(
+        model_record("a", nbytes=6 * GB, **daily(8, 2).model_dump()),
+        model_record("b", nbytes=6 * GB, **daily(17, 2).model_dump()),
+    )
+
+    asyncio.run(floors.check_model("b", daily(12, 2), 6 * GB))
+    with pytest.raises(FloorsTooHighError, match="together need 4 workers"):
+        asyncio.run(floors.check_model("b", daily(8, 2), 6 * GB))
+
+
+def test_floors_that_did_not_fit_before_hide_no_schedule_that_needs_more() -> None:
+    floors = build(kept("a", 3, 1))
+
+    asyncio.run(floors.check_model("b", daily(8, 3), GB))
+    with pytest.raises(FloorsTooHighError, match=r"b: from .* keeps 9 replicas"):
+        asyncio.run(floors.check_model("b", daily(8, 9), GB))
 
 
 def test_floors_count_what_the_largest_worker_holds() -> None:
@@ -98,6 +116,13 @@ def test_floors_refuse_a_smaller_pool_but_no_larger_one() -> None:
     asyncio.run(floors.check_pool(PoolConfig(max_workers=4)))
     with pytest.raises(FloorsTooHighError, match="the pool has 1 worker at most"):
         asyncio.run(floors.check_pool(PoolConfig(max_workers=1)))
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_floors_that_did_not_fit_before_hinder_no_pool_that_is_no_smaller(workers: int) -> None:
+    floors = build(kept("a", 4, 6))
+
+    asyncio.run(floors.check_pool(PoolConfig(max_workers=workers, idle_timeout_s=9)))
 
 
 def test_floors_that_do_not_fit_what_was_started_are_in_the_log(

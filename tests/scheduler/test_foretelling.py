@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -100,3 +101,39 @@ def test_foretelling_is_looked_at_when_a_worker_comes(home: Home) -> None:
     asyncio.run(run())
 
     assert home.now.predicted_load_s[Tier.DISK] < 3
+
+
+def test_foretelling_of_many_models_lets_others_go_first(home: Home) -> None:
+    async def run() -> list[bool]:
+        foretelling = home.begin("old", home.record)
+        home.cluster.put(model_record("b", nbytes=GB))
+        home.measure(disk=4e9)
+        renewing = asyncio.create_task(foretelling._renew())
+        while not foretold(home.cluster):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        between = foretold(home.cluster)
+        await renewing
+        return [len(between) == 1, len(foretold(home.cluster)) == 2]
+
+    assert asyncio.run(run()) == [True, True]
+
+
+def test_foretelling_for_two_workers_that_come_at_once_is_done_once(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        foretelling = home.begin("old", home.record)
+        home.measure(disk=4e9)
+        await asyncio.gather(foretelling._renew(), foretelling._renew())
+
+    with caplog.at_level(logging.INFO, "pilotlight.scheduler"):
+        asyncio.run(run())
+
+    assert caplog.text.count("foretold_again models=1") == 1
+    assert home.steps == [None]
+
+
+def foretold(cluster: Cluster) -> list[str]:
+    """Models of which it is known what the new links give."""
+    rates = {name: model.record.foretold_on.bytes_per_s for name, model in cluster.models.items()}
+    return [name for name, each in rates.items() if each.get(Tier.DISK) == 4e9]

@@ -10,6 +10,7 @@ from support.records import model_record
 
 from pilotlight_autoscaler import Autoscaler, PolicyState, Tier
 from pilotlight_autoscaler.learned import Learned
+from pilotlight_autoscaler.state import ColdStartsState, FirstTokensState
 from pilotlight_platform.errors import StoreError
 from pilotlight_platform.scheduler.cluster import Cluster
 from pilotlight_platform.scheduler.memory import Memory, read_state
@@ -108,6 +109,19 @@ def test_memory_that_is_damaged_in_places_is_kept_without_them(
 
 
 @pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("count", [10**400, -(10**400)])
+def test_memory_with_a_count_beyond_all_numbers_is_kept_without_it(
+    version: int, count: int
+) -> None:
+    gaps = {"observed": 1, "counts": {"5": count}}
+    saved = {"version": version, "models": {"a": {"gaps": gaps, "service_s": 3.0}}}
+    state = read_state(json.dumps(saved).encode(), 1000.0)
+
+    assert state is not None
+    assert (state.models["a"].service_s, state.models["a"].gaps.observed) == (3.0, 0)
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_memory_with_means_of_spans_is_read_as_it_was_meant(
     version: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,14 +200,24 @@ def test_memory_of_version_1_is_read_and_says_so(caplog: pytest.LogCaptureFixtur
     assert "learned_upgraded version=1" in caplog.text
 
 
+def test_memory_of_a_version_that_named_no_machine_keeps_its_times() -> None:
+    state = read_state(as_bytes(taught().autoscaler.state()), 1200.0, "new, 8 cores")
+
+    assert state is not None
+    assert state.models["a"].cold_starts.samples == {Tier.HOST: [0.25]}
+
+
 def test_memory_of_another_machine_forgets_its_times(caplog: pytest.LogCaptureFixture) -> None:
     written: list[bytes] = []
+    told = taught()
+    told.served("a", "a-1", 1, 3.0)
+    told.autoscaler.answered_cold("a", "a-1", Tier.HOST, 0.5, {"prefill": 0.25})
 
     async def save() -> None:
         async def write(saved: bytes) -> None:
             written.append(saved)
 
-        memory = Memory(taught().autoscaler.state, write, machine="old, 2 cores")
+        memory = Memory(told.autoscaler.state, write, machine="old, 2 cores")
         memory.changed()
         await memory.save()
 
@@ -204,7 +228,14 @@ def test_memory_of_another_machine_forgets_its_times(caplog: pytest.LogCaptureFi
 
     assert same is not None
     assert other is not None
-    assert same.models["a"].cold_starts.samples == {Tier.HOST: [0.25]}
-    assert other.models["a"].cold_starts.samples == {}
+    assert same == told.autoscaler.state()
+    before, after = same.models["a"], other.models["a"]
+    assert (before.service_s, before.first_tokens.revision_id) == (3.0, "a-1")
+    assert before.cold_starts.samples == {Tier.HOST: [0.25]}
+    assert (after.service_s, after.first_tokens, after.cold_starts) == (
+        0.0,
+        FirstTokensState(),
+        ColdStartsState(),
+    )
     assert other.models["a"].gaps.observed == 1
     assert caplog.text.count("learned_partly") == 1

@@ -1,10 +1,11 @@
 """The whole scheduler on a real store, with workers of its own process: no Ray."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from support.own_workers import OwnWorkers
 from support.records import model_record
 from support.waiting import until_true
 
-from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
+from pilotlight_autoscaler import AutoscalingConfig, PoolConfig, Tier
 from pilotlight_platform.errors import AttachError, DeployError, FloorsTooHighError
+from pilotlight_platform.links import Link, Links, links_path
 from pilotlight_platform.machine import machine_name
 from pilotlight_platform.running import running_workers
 from pilotlight_platform.scheduler import orders
@@ -277,6 +279,41 @@ def test_scheduler_checks_floors_again_when_a_model_is_prepared(
     asyncio.run(run())
 
 
+def test_scheduler_warns_at_its_start_of_floors_that_do_not_fit(
+    start: Start, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        store = RedisStore(redis_url)
+        await store.put_model(model_record("a", min_replicas=4, max_replicas=4))
+        await store.close()
+        async with start() as bench:
+            await bench.until(lambda: "floors_too_high" in caplog.text)
+
+    asyncio.run(run())
+
+
+def test_scheduler_that_is_told_other_settings_keeps_what_was_foretold_meanwhile(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> tuple[dict[Tier, float], int]:
+        async with start(model_record("a")) as bench:
+            model = bench.scheduler._cluster.model("a")
+            store = bench.scheduler._models._store
+            put = store.put_model
+
+            async def foretold_meanwhile(record: ModelRecord) -> None:
+                await put(record)
+                found = {"predicted_load_s": {Tier.DISK: 99.0}}
+                model.configure(model.record.model_copy(update=found))
+
+            monkeypatch.setattr(store, "put_model", foretold_meanwhile)
+            await bench.scheduler.configure("a", AutoscalingConfig(max_replicas=2))
+            record = model.record
+            return record.predicted_load_s, record.spec.autoscaling.max_replicas
+
+    assert asyncio.run(run()) == ({Tier.DISK: 99.0}, 2)
+
+
 def test_scheduler_starts_a_replica_of_a_new_revision_where_that_was_asked_for(
     start: Start,
 ) -> None:
@@ -366,6 +403,37 @@ def test_scheduler_foretells_again_when_it_starts_on_another_machine(
             return [each._cluster.model("a").record.foretold_on.machine for each in both]
 
     assert asyncio.run(run()) == [machine_name(), "another, 2 cores"]
+
+
+def test_scheduler_forgets_the_times_of_another_machine_at_its_start(
+    start: Start, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> list[float]:
+        settings = Settings(home=tmp_path, pool=POOL)
+        async with start(model_record("a")) as bench:
+            bench.scheduler._told.served("a", "a-1", 1, 7.0)
+            bench.scheduler._memory.changed()
+            await bench.scheduler.save()
+            same = Scheduler(settings, redis_url, "another life")
+            monkeypatch.setattr(module, "machine_name", lambda: "another, 2 cores")
+            other = Scheduler(settings, redis_url, "another life")
+            return [(await each.scaling("a")).service_s for each in (same, other)]
+
+    assert asyncio.run(run()) == [7.0, 0.0]
+
+
+def test_scheduler_foretells_again_when_a_worker_comes_and_links_were_measured(
+    start: Start, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        async with start(model_record("a", nbytes=8 * 10**9)) as bench:
+            links = Links(0.0, Link(5e9, 1, "copy"), Link(4e9, 1, "O_DIRECT"))
+            links_path(tmp_path).write_text(json.dumps(asdict(links)))
+            await bench.join("w0")
+            model = bench.scheduler._cluster.model("a")
+            await bench.until(lambda: model.record.foretold_on.bytes_per_s.get(Tier.DISK) == 4e9)
+
+    asyncio.run(run())
 
 
 def test_scheduler_decides_again_with_the_report_that_shows_why_an_order_was_refused(

@@ -28,6 +28,13 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"idle_timeout_s": 3},
     {"max_replicas": 3, "max_ongoing_requests": 2, "target_ongoing_requests": 1},
     {"min_replicas": 1, "max_replicas": 2, "idle_timeout_s": 1},
+    {
+        "max_replicas": 4,
+        "max_ongoing_requests": 1,
+        "upscale_delay_s": 2,
+        "upscaling_factor": 0.5,
+        "placement": {"spread": True},
+    },
 )
 
 
@@ -250,6 +257,21 @@ EVENTS = (
         *[(9, 0, 3), (13, 1, 2), *[(0, 0, 0)] * 9, (20, 1, 8)],
     ]
 )
+# Part of what a delay has held back finds no room: the next look is due though nothing happens.
+@example(
+    [
+        *[(1, 0, 0), (0, 0, 0), (0, 1, 29), (13, 0, 2), (13, 0, 2), (24, 1, 3), (9, 1, 3)],
+        *[(24, 0, 2), (24, 0, 4), (13, 2, 3)],
+    ]
+)
+# An order that evicts a replica whose time has come is refused before it was told of.
+@example(
+    [
+        *[*[(0, 0, 0)] * 2, (0, 0, 3), *[(1, 0, 0)] * 2, (13, 0, 2), *[(0, 0, 0)] * 5],
+        *[*[(13, 0, 0)] * 2, (0, 0, 0), (4, 0, 0), (9, 0, 1), (13, 0, 2)],
+        *[(0, 1, 3), (24, 0, 5), (13, 0, 1)],
+    ]
+)
 def test_told_of_changes_decides_as_one_told_everything(
     events: list[tuple[int, int, int]],
 ) -> None:
@@ -388,6 +410,22 @@ def test_told_of_a_rest_before_the_latest_arrival_lets_it_begin_there() -> None:
     assert world.changes.autoscaler.view("a").learned.idle_since_s == 1050.0
 
 
+def test_told_learns_no_gaps_while_a_clock_that_was_set_back_has_not_caught_up() -> None:
+    world, _ = resting()
+    told = world.changes
+    told.arrived("a", 2000.0, 1)
+    counted = dict(told.autoscaler.view("a").learned.gaps.counts)
+    for at_s in (900.0, 1000.0, 1100.0):
+        told.rested("a", at_s)
+        told.arrived("a", at_s + 90, 1)
+    learned = told.autoscaler.view("a").learned
+
+    assert learned.gaps.counts == counted
+    told.rested("a", 1200.0)
+    told.arrived("a", 2100.0, 1)
+    assert learned.gaps.observed == 2
+
+
 def test_told_does_not_count_times_of_an_older_revision() -> None:
     world = World()
     world.deploy(0, 0)  # a-1
@@ -420,8 +458,10 @@ def test_told_of_a_deploy_once_and_not_of_what_was_live_before() -> None:
 
     revision = record.revision.model_copy(update={"id": "a-2"})
     cluster.deploy(record.model_copy(update={"revision": revision}))
+    lessons = told.lessons
     told.tell(cluster, 1001.0)
     assert told.autoscaler.view("a").learned.first_due
+    assert told.lessons > lessons  # a restart is to know it
 
 
 def test_told_counts_nobody_twice_who_queued_and_then_waits_in_a_replica() -> None:

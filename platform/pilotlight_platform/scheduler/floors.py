@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from pilotlight_autoscaler import AutoscalingConfig, PoolConfig
-from pilotlight_autoscaler.floors import Keeper, Room, find_shortage, highest_floor
+from pilotlight_autoscaler.floors import Keeper, Room, find_shortage
 from pilotlight_platform.errors import FloorsTooHighError
 from pilotlight_platform.scheduler.cluster import Cluster, now
 from pilotlight_platform.settings import Settings
@@ -28,18 +28,15 @@ class Floors:
     async def check_model(self, name: str, config: AutoscalingConfig, nbytes: int = 0) -> None:
         """Whether *name* may have these settings and weights; 0 bytes: not known yet.
 
-        Raises FloorsTooHighError if floors need more workers than there may be, and than before;
-        not for what raises no floor of the model's and not its bytes.
+        Raises FloorsTooHighError if floors need more workers than there may be, and than before.
         """
         before, room = self._keepers(), self._room(self._pool())
-        new = Keeper(name, config, nbytes)
-        if any(_raises_nothing(each, new) for each in before if each.name == name):
-            return
-        after = [*(each for each in before if each.name != name), new]
-        shortage = await asyncio.to_thread(find_shortage, after, room, now())
+        after = [*(each for each in before if each.name != name), Keeper(name, config, nbytes)]
+        now_s = now()  # of both looks: what needs no more then needs no more
+        shortage = await asyncio.to_thread(find_shortage, after, room, now_s)
         if shortage is None:
             return
-        old = await asyncio.to_thread(find_shortage, before, room, now())
+        old = await asyncio.to_thread(find_shortage, before, room, now_s)
         if old is None or shortage.workers > old.workers:
             raise FloorsTooHighError(shortage.text)
 
@@ -73,11 +70,3 @@ class Floors:
             slots=settings.worker_max_replicas,
             limit="max_workers" if settings.pool is not None else "--workers",
         )
-
-
-def _raises_nothing(old: Keeper, new: Keeper) -> bool:
-    return (
-        new.config.min_replicas <= old.config.min_replicas
-        and highest_floor(new.config) <= highest_floor(old.config)
-        and new.nbytes <= old.nbytes
-    )
