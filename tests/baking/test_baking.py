@@ -98,11 +98,20 @@ def test_bake_quantized_is_another_revision_and_says_so(sample: Path, tmp_path: 
     assert int8.nbytes < 0.5 * plain.nbytes
 
 
+def test_bake_uniform_is_another_revision(sample: Path, tmp_path: Path) -> None:
+    wish = {"quantization": "int4", "quantization_rounding": "nearest"}
+    first, _, _ = bake(sample, tmp_path, **wish)
+    second, reused, _ = bake(sample, tmp_path, **wish, quantization_uniform=True)
+
+    assert not reused
+    assert second.path != first.path
+
+
 @pytest.mark.parametrize(
     ("wish", "rounding"),
     [
         ({}, None),
-        ({"quantization": "int8"}, "gptq"),  # what auto takes: the sample has a tokenizer
+        ({"quantization": "int8"}, "gptq"),  # what auto takes: the sample is small
         ({"quantization": "int8", "quantization_rounding": "nearest"}, "nearest"),
     ],
 )

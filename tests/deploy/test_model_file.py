@@ -224,6 +224,7 @@ def test_quantization_is_read_with_its_text_beside_the_file(tmp_path):
         ("quantization_text: a.txt", "quantization_text: only gptq reads one"),
         ("quantization_skip: [a]", "quantization_skip: nothing is quantized"),
         ("quantization_uniform: true", "quantization_uniform: nothing is quantized"),
+        ("quantization: int8\nquantization_uniform: true", "quantization_uniform: int8 has the"),
     ],
 )
 def test_quantization_wishes_that_nothing_heeds_are_refused(tmp_path, line, problem):

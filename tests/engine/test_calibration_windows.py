@@ -132,3 +132,8 @@ def test_own_windows_of_a_broken_model_are_refused(model) -> None:
 
     with pytest.raises(CalibrationError, match="NaN"):
         own_windows(model, 24)
+
+
+def test_own_windows_of_a_tiny_context_are_refused(model) -> None:
+    with pytest.raises(CalibrationError, match="a context of 4 tokens is too short"):
+        own_windows(model, 4)

@@ -8,6 +8,7 @@ import pytest
 from support.object_server import ObjectServer
 
 from pilotlight_loader import CheckpointError
+from pilotlight_platform.baking.revision import quantizing_of
 from pilotlight_platform.engine.planned_weights import plan_weights
 from pilotlight_platform.engine.quantizing import Quantizing
 from pilotlight_platform.engine.source import bake_source
@@ -55,6 +56,19 @@ def test_planned_bytes_are_those_of_a_quantized_bake(large, tmp_path, kind):
 
     assert 0 <= made - planned.nbytes[kind] <= HEADER_BYTES
     assert planned.nbytes[kind] < planned.nbytes["none"]
+
+
+@pytest.mark.parametrize("kind", ["int4", "fp8"])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_planned_bytes_count_the_layers_that_get_more_bits(make_source, tmp_path, kind, uniform):
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 5}
+    source = make_source("llama", tmp_path / "source", **shape)
+    wish = {"quantization": kind, "quantization_uniform": uniform}
+    planned = plan_weights(spec(source, **wish), ("none", kind))
+    quantizing = quantizing_of(spec(source, **wish, quantization_rounding="nearest"))
+    made = baked_bytes(source, tmp_path / "b", quantizing=quantizing)
+
+    assert 0 <= made - planned.nbytes[kind] <= HEADER_BYTES
 
 
 def test_planned_bytes_of_sparse_weights_are_estimated(large):

@@ -46,6 +46,11 @@ def deep(make_source, tmp_path):
 def source(sources, plain, tmp_path):
     """Every linear layer but the last in bitsandbytes' int8."""
     directory = Path(shutil.copytree(sources("llama"), tmp_path / "source"))
+    in_eight_bits(directory, plain)
+    return directory
+
+
+def in_eight_bits(directory, plain):
     tensors = dict(plain)
     for name, weight in plain.items():
         if name.endswith("_proj.weight"):
@@ -54,7 +59,6 @@ def source(sources, plain, tmp_path):
             tensors[name.replace("weight", "SCB")] = matrix.scales[:, 0] * 127
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     set_config(directory, CONFIG)
-    return directory
 
 
 def theirs(name, weight):
@@ -129,6 +133,22 @@ def test_quantized_source_in_fewer_bits_has_8_in_its_first_and_last_layer(deep):
     stored = BakedCheckpoint.open(directory / "model.safetensors").quantized
     kinds = [stored[f"model.layers.{at}.mlp.up_proj.weight"].scheme.kind for at in range(4)]
     assert kinds == ["int8", "int4", "int4", "int8"]
+
+
+def test_quantized_source_keeps_codes_that_the_first_and_last_layer_want(make_source, tmp_path):
+    shapes = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 256}
+    directory = make_source("llama", tmp_path / "deep", **shapes)
+    plain = load_file(directory / "model.safetensors")
+    in_eight_bits(directory, plain)
+    baked, made, _ = bake(directory, quantizing=Quantizing("int4", rounding="nearest"))
+
+    assert baked.quantization == "int4"  # the codes of most are not the source's own
+    stored = BakedCheckpoint.open(made / "model.safetensors")
+    first, second = (f"model.layers.{at}.mlp.up_proj.weight" for at in range(2))
+    assert [stored.quantized[name].scheme.kind for name in (first, second)] == ["int8", "int4"]
+    with stored.map() as mapped:
+        codes = mapped.tensors()[first + "_codes"].clone()
+    assert torch.equal(codes, theirs(first, plain[first]).codes)
 
 
 def test_quantized_source_takes_another_dtype(source):

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from pilotlight_loader.quantize.inverse_root import inverse_root
-from pilotlight_platform.engine.calibration_windows import CalibrationError
 
 
 class InputSums:
@@ -61,10 +60,12 @@ class InputSums:
         else:
             owner = name
             self._last = (name, read, read._version)
-        if self._owners.setdefault(name, owner) != owner:
-            raise CalibrationError(f"{name} reads other inputs from time to time")
-        if owner != name:
+        known = self._owners.setdefault(name, owner)
+        if known == owner != name:
             return
+        if known not in (owner, name):  # it has read the same until now
+            self._owners[name] = name
+            self._sums[name] = self._sums[known].clone()
         x = read.reshape(-1, read.shape[-1]).float()
         if name not in self._sums:
             self._sums[name] = torch.zeros(x.shape[1], x.shape[1])

@@ -48,7 +48,7 @@ class PlannedWeights:
     nbytes: dict[Quantization, int]  # baked, by quantization; "none" as the file has it
     source_nbytes: int  # of the source's weight files
     layers: int
-    estimated: bool  # nbytes["none"] depends on values that were not read
+    estimated: bool  # nbytes depends on values that were not read, or on codes that are kept
 
 
 def plan_weights(spec: ModelSpec, kinds: tuple[Quantization, ...]) -> PlannedWeights:

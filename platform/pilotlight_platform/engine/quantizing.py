@@ -41,7 +41,7 @@ class Quantizing:
     skip: tuple[str, ...] = ()
     uniform: bool = False  # no more bits for the layers that need them most
     rounding: Literal["auto", "nearest", "gptq"] = "auto"  # auto: gptq where that is possible
-    text: str | None = None  # to calibrate with; None: the one that comes along
+    text: str | None = None  # to calibrate with; None: what the model says itself, if it is small
 
     def shaping(self) -> list[str | list[str] | bool | None]:
         """All that makes the bytes of a bake what they are."""
@@ -74,10 +74,15 @@ def write_quantized(
             return baked
     else:
         kind, skip = quantizing.kind, quantizing.skip
+        schemes = plan_schemes(module, kind, weights, skip, uniform=quantizing.uniform)
         # What is rounded already gains nothing from more bits.
-        keepable = plan_schemes(module, kind, weights, skip, uniform=True)
-        kept = {n: s for n, s in kept.items() if n in keepable and s.kind == kind}
-        schemes = plan_schemes(module, kind, weights, skip, uniform=quantizing.uniform) | kept
+        uniform = plan_schemes(module, kind, weights, skip, uniform=True)
+        kept = {
+            name: scheme
+            for name, scheme in kept.items()
+            if schemes.get(name) == scheme or (name in uniform and scheme.kind == kind)
+        }
+        schemes |= kept
         if not schemes:
             raise CheckpointError(baked.path, "no weight is left to quantize: skip fewer")
     if source is not None:
@@ -123,7 +128,8 @@ def quantization_name(
     if source is None:
         return kind
     kept = _kept(module, {name: stored.shape for name, stored in baked.quantized.items()}, source)
-    if not any(baked.quantized[name].scheme == scheme for name, scheme in kept.items()):
+    own = {name for name, scheme in kept.items() if baked.quantized[name].scheme == scheme}
+    if not any(kept[name].kind == kind for name in own):
         return kind
     return kind if source.method == kind else f"{kind} ({source.method})"
 

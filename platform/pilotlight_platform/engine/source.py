@@ -230,10 +230,11 @@ def _check_patience(model: Any, quantizing: Quantizing) -> None:
 def _calibration_windows(
     model: Any, text: str | None, source: Path, report: Report
 ) -> list[torch.Tensor]:
-    """From *text*; without one what the model says itself, if that does not take too long."""
-    context = context_length(model.config)
-    if text is not None or model.num_parameters() > AUTO_GPTQ_WEIGHTS:
-        return text_windows(text, load_tokenizer(source), context)
+    """From *text*; without one what the model says itself, which takes a large one too long."""
+    context, tokenizer = context_length(model.config), load_tokenizer(source)
+    is_large = tokenizer is not None and model.num_parameters() > AUTO_GPTQ_WEIGHTS
+    if text is not None or is_large:
+        return text_windows(text, tokenizer, context)
 
     def progress(done: int, total: int) -> None:
         report("bake", f"making up a text to calibrate with: {done} of {total} tokens", 0, 0)

@@ -91,8 +91,11 @@ class ModelSpec(BaseModel):
             raise ValueError("quantization_text: only gptq reads one: set quantization_rounding")
         if self.quantization_skip and self.quantization == "none":
             raise ValueError("quantization_skip: nothing is quantized: set quantization")
-        if self.quantization_uniform and self.quantization == "none":
-            raise ValueError("quantization_uniform: nothing is quantized: set quantization")
+        if self.quantization_uniform and self.quantization in ("none", "int8"):
+            found = {"none": "nothing is quantized: set quantization"}.get(
+                self.quantization, "int8 has the same bits in all layers: leave it out"
+            )
+            raise ValueError(f"quantization_uniform: {found}")
         if self.sparsity != "none" and self.quantization != "none":
             raise ValueError("sparsity: 2:4 weights are stored in 16 bits: leave quantization out")
         return self
