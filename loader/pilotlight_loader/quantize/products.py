@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from pilotlight_loader import wide_product
 from pilotlight_loader.quantize import int4_layout
 from pilotlight_loader.quantize.kernels import byte_product, chosen
 from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
@@ -112,6 +113,8 @@ def _scaled_product(
     convert(codes, weight)
     if x.dtype == torch.float16:
         return functional.linear(x, weight.mul_(scales[:, None]))
+    if wide_product.takes(x, weight):
+        return wide_product.linear(x, weight).mul_(scales)
     return functional.linear(x, weight) * scales
 
 
@@ -126,9 +129,7 @@ def _by_parts(
         span = slice(start, min(start + step, rows))
         weight = scratch((columns, span.stop - start), x.dtype)
         compiled.dequantize(packed, pairs, start, weight)
-        if step >= rows:
-            return torch.mm(x, weight, out=product)
-        product[:, span] = x @ weight
+        wide_product.matmul(x, weight, product[:, span])
     return product
 
 
@@ -162,7 +163,5 @@ def _by_tiles(
         span = slice(start * block, (start + len(tile)) * block)
         weight[:columns].view(groups, columns // groups, -1).mul_(scales[..., span])
         weight[columns:] = zeros[:, span]
-        if len(tile) == len(tiles):
-            return torch.mm(x, weight, out=product)
-        product[:, span] = x @ weight
+        wide_product.matmul(x, weight, product[:, span])
     return product

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pilotlight_loader import wide_product
 from pilotlight_loader.sparse import semi_structured
 from pilotlight_loader.sparse.pattern import expand
 from pilotlight_loader.sparse.stored import (
@@ -35,7 +36,13 @@ class SparseLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name
         if input.is_meta:  # a rehearsal without arithmetic
             return input.new_empty(*input.shape[:-1], self.out_features)
-        return functional.linear(input.contiguous(), self._usable(), self.bias)
+        weight = self._usable()
+        if not wide_product.takes(input, weight):
+            return functional.linear(input.contiguous(), weight, self.bias)
+        product = wide_product.linear(input.reshape(-1, self.in_features), weight)
+        if self.bias is not None:
+            product += self.bias
+        return product.view(*input.shape[:-1], self.out_features)
 
     def _usable(self) -> torch.Tensor:
         """What F.linear takes. It goes with the values: detaching replaces them."""

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from pilotlight_loader import AttachPlan, BakedCheckpoint
+from pilotlight_loader import AttachPlan, BakedCheckpoint, wide_product
 from pilotlight_loader.dtypes import torch_dtype
 from pilotlight_loader.row_product import RowLinear
+from pilotlight_loader.wide_product import WideLinear
 from pilotlight_platform.engine.attention import attend_by_rows
 from pilotlight_platform.engine.cache import CacheGrowth
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, open_packed
@@ -105,7 +106,7 @@ def _load(directory: Path, packed: bool) -> Skeleton:
         if packed or plain.quantized or plain.sparse
         else plain
     )
-    hasten_output(module)
+    hasten_products(module)
     tokenizer = load_tokenizer(directory)
     generation = _generation_config(directory, config)
     parameters = inspect.signature(module.forward).parameters
@@ -195,8 +196,17 @@ def _straighten(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (hidden.clone(memory_format=torch.contiguous_format), *rest)
 
 
-def hasten_output(module: Any) -> None:
-    """Let an output layer that is tied to the embeddings, and so is never packed, be read once."""
+def hasten_products(module: Any) -> None:
+    """Let plain linear layers multiply as this CPU does it soonest; they stay the same objects.
+
+    With bf16 kernels those are output layers that are tied to the embeddings, and so never packed;
+    without, all of them.
+    """
+    if wide_product.lacks_kernels():
+        for layer in module.modules():
+            if type(layer) is torch.nn.Linear:
+                layer.__class__ = WideLinear
+        return
     output = module.get_output_embeddings()
     if type(output) is torch.nn.Linear and output.weight is module.get_input_embeddings().weight:
         output.__class__ = RowLinear

@@ -1,0 +1,94 @@
+"""Products of many 16-bit rows, in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pilotlight_loader import wide_product
+from pilotlight_loader.wide_product import WideLinear
+
+ROWS, COLUMNS = 96, 160
+
+
+def _states(shape: tuple[int, ...], dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))).to(dtype)
+
+
+@pytest.fixture
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU without kernels: it is right on any. The weight is taken in four parts."""
+    monkeypatch.setattr(wide_product, "lacks_kernels", lambda: True)
+    monkeypatch.setattr(wide_product, "_PART_ELEMENTS", ROWS * COLUMNS // 4)
+
+
+def _layer() -> WideLinear:
+    layer = WideLinear(COLUMNS, ROWS, dtype=torch.bfloat16)
+    layer.weight.data, layer.bias.data = _states((ROWS, COLUMNS)), _states((ROWS,))
+    return layer
+
+
+@pytest.mark.usefixtures("lacking")
+@pytest.mark.parametrize("shape", [(8, COLUMNS), (2, 5, COLUMNS)])
+def test_wide_linear_is_the_product_and_its_bias(shape: tuple[int, ...]) -> None:
+    layer, x = _layer(), _states(shape)
+    assert wide_product.takes(x, layer.weight)
+    with torch.no_grad():
+        actual = layer(x)
+    expected = functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+
+    assert actual.dtype == torch.bfloat16
+    assert actual.shape == expected.shape
+    torch.testing.assert_close(actual.double(), expected, rtol=0.01, atol=0.1)
+
+
+@pytest.mark.usefixtures("lacking")
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((7, COLUMNS), torch.bfloat16), ((8, COLUMNS), torch.float32)]
+)
+def test_wide_linear_has_for_the_rest_the_bits_of_linear(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    layer, x = _layer().to(dtype), _states(shape, dtype)
+    with torch.no_grad():
+        assert torch.equal(layer(x), functional.linear(x, layer.weight, layer.bias))
+
+
+def test_wide_linear_with_kernels_has_the_bits_of_linear(monkeypatch) -> None:
+    monkeypatch.setattr(wide_product, "lacks_kernels", lambda: False)
+    layer, x = _layer(), _states((16, COLUMNS))
+    with torch.no_grad():
+        assert torch.equal(layer(x), functional.linear(x, layer.weight, layer.bias))
+
+
+@pytest.mark.usefixtures("lacking")
+def test_wide_linear_can_be_rehearsed_without_weights() -> None:
+    layer = _layer().to("meta")
+
+    assert layer(torch.empty(16, COLUMNS, dtype=torch.bfloat16, device="meta")).shape == (16, ROWS)
+
+
+@pytest.mark.usefixtures("lacking")
+def test_wide_linear_rounds_once() -> None:
+    """Sums in 16 bits would lose what is small beside what is large."""
+    weight = torch.ones(8, COLUMNS, dtype=torch.bfloat16)
+    x = torch.full((8, COLUMNS), 1 / 256, dtype=torch.bfloat16)
+    x[:, 0] = 1
+
+    assert float(wide_product.linear(x, weight)[0, 0]) == 1.625  # 1 + 159 / 256 as bf16 has it
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_wide_matmul_writes_a_part_of_a_product(monkeypatch, lacks, dtype, rows) -> None:
+    monkeypatch.setattr(wide_product, "lacks_kernels", lambda: lacks)
+    monkeypatch.setattr(wide_product, "_PART_ELEMENTS", ROWS * COLUMNS // 4)
+    x, weight = _states((rows, COLUMNS), dtype), _states((ROWS, COLUMNS), dtype).t().contiguous()
+    product = torch.zeros(rows, 2 * ROWS, dtype=dtype)
+    wide_product.matmul(x, weight, product[:, ROWS:])
+
+    expected = x.double() @ weight.double()
+    torch.testing.assert_close(product[:, ROWS:].double(), expected, rtol=0.01, atol=0.1)
+    assert not product[:, :ROWS].any()
