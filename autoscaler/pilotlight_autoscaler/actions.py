@@ -9,6 +9,7 @@ from pilotlight_autoscaler.decision import Attach, Detach, Drain, Reason, Rule, 
 from pilotlight_autoscaler.draft import Draft, Seat
 from pilotlight_autoscaler.explain import (
     attach_reason,
+    attach_rule,
     detach_reason,
     detach_rule,
     drain_reason,
@@ -34,15 +35,19 @@ class Actions:
         self._now_s = draft.now_s
 
     def attach(self, lacking: list[ModelView]) -> tuple[Attach, ...]:
-        """For those that lack replicas, in fair order, until no eviction has made more room."""
+        """For those that lack replicas, in fair order, then for those whom they have evicted, until
+        no eviction has made more room: asked again, nobody would find any.
+        """
         waiting, others = _in_order(lacking, self._now_s)
         found: list[Attach] = []
         while True:
             evictions = self._draft.evictions
             self._round(waiting, others, found)
-            # What an eviction frees beyond its need may be enough for one that found no room.
+            # What an eviction frees beyond its need may be enough for one that found no room. It
+            # comes to an end: each takes an idle replica, and none that starts here is idle.
             if self._draft.evictions == evictions:
                 return tuple(found)
+            others += self._evicted(waiting + others)
 
     def detach(self, leaving: list[str]) -> tuple[Detach, ...]:
         """Idle replicas whose time has come, longest idle first; obsolete ones as soon as idle."""
@@ -94,6 +99,14 @@ class Actions:
         for model in waiting + others:
             self._up_to(model, model.want, found)
 
+    def _evicted(self, tried: list[ModelView]) -> list[ModelView]:
+        """Who lost headroom that it still wants: it may fit where its evictor is already."""
+        draft = self._draft
+        removed = [draft.mirror.models[name] for name in sorted(draft.removed)]
+        found = [each for each in removed if draft.missing(each) > 0 and each not in tried]
+        waiting, others = _in_order(found, self._now_s)
+        return waiting + others
+
     def _up_to(self, model: ModelView, replicas: int, found: list[Attach]) -> None:
         draft = self._draft
         live = draft.live(model)
@@ -116,7 +129,7 @@ class Actions:
         reason = (
             attach_reason(model, has, victims, self._now_s)
             if draft.words
-            else Reason(model.name, model.rule, "")
+            else Reason(model.name, attach_rule(model), "")
         )
         for idle in victims:
             draft.remove(seat, idle)

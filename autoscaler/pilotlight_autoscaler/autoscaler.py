@@ -4,7 +4,8 @@
              panic window if that is far above, or what a queue needs that outlasts another start
     attach   what is missing: queues first, the longest waiting first, one replica each before more
     detach   what is idle for longer than pays, at most half in one step; obsolete ones at once
-    evict    only idle replicas beyond what their model fills, least worth first
+    evict    only idle replicas beyond what their model fills, least worth first; what the model
+             then lacks starts in the same decision where there is room
     prewarm  ahead of the request that the gaps foretell, into room that is free or worth less
 
 No clock, no randomness. It looks only at what has changed or fallen due. Told that its orders were

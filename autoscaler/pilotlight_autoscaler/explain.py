@@ -23,7 +23,12 @@ def attach_reason(model: ModelView, has: int, victims: list[IdleReplica], now_s:
     if victims:
         names = ", ".join(f"{idle.replica.model} ({idle.replica.revision_id})" for idle in victims)
         text += f"; evicts idle {names}"
-    return Reason(model.name, model.rule, text, inputs_of(model))
+    return Reason(model.name, attach_rule(model), text, inputs_of(model))
+
+
+def attach_rule(model: ModelView) -> Rule:
+    """By which rule a replica starts: who had what it needs, and was evicted from, has a load."""
+    return Rule.LOAD if model.rule is Rule.HOLDS else model.rule
 
 
 def detach_rule(model: ModelView) -> Rule:

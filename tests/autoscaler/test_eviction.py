@@ -3,7 +3,7 @@
 import pytest
 from support.snapshots import NOW_S, decide_on, model, placed, replica, worker
 
-from pilotlight_autoscaler import ModelSnapshot, Phase, ReplicaSnapshot
+from pilotlight_autoscaler import ModelSnapshot, Phase, ReplicaSnapshot, Rule
 
 
 def test_evict_the_cheapest_to_lose() -> None:
@@ -261,3 +261,17 @@ def test_evict_surplus_room_serves_a_model_passed_over_before() -> None:
     decision = decide_on(models, [busy, worker("w", replica("victim", 8, idle_s=1))])
 
     assert placed(decision) == [("second", "w", ("victim-1",)), ("first", "w", ())]
+
+
+def test_evict_headroom_that_starts_again_where_its_evictor_is_already() -> None:
+    models = [model("a", 2, queued=9, config={"max_replicas": 2}), model("b", 6)]
+    workers = [
+        worker("w0", replica("a", 2, ongoing=8)),
+        worker("w1", replica("b", 6, ongoing=6), gb=6),
+        worker("w2", replica("b", 6, idle_s=5), gb=6),
+    ]
+    decision = decide_on(models, workers)
+
+    assert placed(decision) == [("a", "w2", ("b-1",)), ("b", "w0", ())]
+    assert decision.attach[1].reason.rule is Rule.LOAD
+    assert decision.unplaced == ()

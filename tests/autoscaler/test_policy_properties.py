@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pilotlight_autoscaler import (
@@ -200,7 +200,27 @@ def test_decide_touches_no_busy_replica(snapshot: Picture) -> None:
         }
 
 
+def headroom_taken() -> Picture:
+    """a's queue takes the room of an idle b that still wants it, and fits where a is already."""
+    busy_a = ReplicaSnapshot("a", "a-1", 2, Phase.READY, NOW_S - 9, 8, None)
+    busy_b = ReplicaSnapshot("b", "b-1", 6, Phase.READY, NOW_S - 9, 6, None)
+    idle_b = ReplicaSnapshot("b", "b-1", 6, Phase.READY, NOW_S - 9, 0, NOW_S - 9)
+    config = AutoscalingConfig(max_replicas=2, idle_timeout_s=60)
+    return Picture(
+        workers=(
+            WorkerSnapshot("w0", "node", 8, 2, (busy_a,)),
+            WorkerSnapshot("w1", "node", 6, 2, (busy_b,)),
+            WorkerSnapshot("w2", "node", 6, 2, (idle_b,)),
+        ),
+        models=(
+            ModelSnapshot("a", "a-1", 2, config, queued=9, oldest_queued_since_s=NOW_S),
+            ModelSnapshot("b", "b-1", 6, config),
+        ),
+    )
+
+
 @given(snapshot=clusters())
+@example(snapshot=headroom_taken())
 @settings(max_examples=200)
 def test_decide_is_idempotent(snapshot: Picture) -> None:
     decision, state = remember(snapshot, NOW_S)
