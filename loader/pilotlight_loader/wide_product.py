@@ -26,19 +26,14 @@ class WideLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         assert weight is not None
-        if not takes(input, weight):
-            return super().forward(input)
-        product = linear(input.reshape(-1, weight.shape[1]), weight)
-        if bias is not None:
-            product += bias
-        return product.view(*input.shape[:-1], weight.shape[0])
+        return linear(input, weight, bias) if takes(input, weight) else super().forward(input)
 
 
 @functools.cache
 def lacks_kernels() -> bool:
-    """Whether this CPU multiplies many bf16 rows by plain loops."""
-    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return not supported
+    """Whether this CPU multiplies many bf16 rows by plain loops; False where torch cannot tell."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # private
+    return supported is not None and not supported()
 
 
 def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -52,16 +47,17 @@ def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x [rows, K] times *weight* [N, K], summed in float32 and rounded once."""
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """F.linear of x [..., K], *weight* [N, K] and *bias* [N], in float32 and rounded once."""
     rows, columns = weight.shape
     step = max(1, _PART_ELEMENTS // columns)
-    product = torch.empty(x.shape[0], rows, dtype=x.dtype, device="cpu")
-    wide = x.float()
+    wide = x.reshape(-1, columns).float()
+    product = torch.empty(len(wide), rows, dtype=x.dtype, device="cpu")
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        product[:, part] = wide @ weight[part].float().t()
-    return product
+        summed = wide @ weight[part].float().t()
+        product[:, part] = summed if bias is None else summed.add_(bias[part])
+    return product.view(*x.shape[:-1], rows)
 
 
 def matmul(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:

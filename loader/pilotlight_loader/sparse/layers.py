@@ -37,12 +37,9 @@ class SparseLinear(nn.Linear):
         if input.is_meta:  # a rehearsal without arithmetic
             return input.new_empty(*input.shape[:-1], self.out_features)
         weight = self._usable()
-        if not wide_product.takes(input, weight):
-            return functional.linear(input.contiguous(), weight, self.bias)
-        product = wide_product.linear(input.reshape(-1, self.in_features), weight)
-        if self.bias is not None:
-            product += self.bias
-        return product.view(*input.shape[:-1], self.out_features)
+        if wide_product.takes(input, weight):
+            return wide_product.linear(input, weight, self.bias)
+        return functional.linear(input.contiguous(), weight, self.bias)
 
     def _usable(self) -> torch.Tensor:
         """What F.linear takes. It goes with the values: detaching replaces them."""

@@ -128,8 +128,7 @@ def quantization_name(
     if source is None:
         return kind
     kept = _kept(module, {name: stored.shape for name, stored in baked.quantized.items()}, source)
-    own = {name for name, scheme in kept.items() if baked.quantized[name].scheme == scheme}
-    if not any(kept[name].kind == kind for name in own):
+    if not any(s.kind == kind and baked.quantized[n].scheme == s for n, s in kept.items()):
         return kind
     return kind if source.method == kind else f"{kind} ({source.method})"
 
