@@ -111,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True  # the process ends with its last line
+    # A load opens more connections at once than the default of 5 lets wait: the kernel would drop
+    # some, and their clients try again after a second.
+    request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that go away in the middle of a range are part of the measurement."""
