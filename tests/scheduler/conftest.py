@@ -17,6 +17,9 @@ from pilotlight_platform.settings import Settings
 from pilotlight_platform.store.embedded import EmbeddedRedis
 from pilotlight_platform.store.redis_store import RedisStore
 
+# The world compares decisions for the tests that step it: a failure is to show what differs.
+pytest.register_assert_rewrite("support.told_world")
+
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
