@@ -37,9 +37,12 @@ _FLIPPED = int.from_bytes(b"\x88" * 8, "little", signed=True)  # the top bit of 
 
 def int8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """*codes* int8 [N, K], *scales* [N] of x' dtype. Codes are exact in bfloat16, too."""
-    small = x.shape[0] <= byte_product.MAX_ROWS and x.numel() <= _INT8_COMPILED_NUMBERS
-    if small and chosen.fits(x, codes, scales):
-        compiled = chosen.byte_product("int8")
+    if chosen.fits(x, codes, scales):
+        short = chosen.int8_product()
+        if short is not None:
+            return short.rows(x, codes, scales)
+        small = x.shape[0] <= byte_product.MAX_ROWS and x.numel() <= _INT8_COMPILED_NUMBERS
+        compiled = chosen.byte_product("int8") if small else None
         if compiled is not None:
             return compiled.rows(x, codes, scales)
     if (
@@ -57,9 +60,13 @@ def int4_linear(
 ) -> torch.Tensor:
     """*packed* uint8 [N, K / 2] in blocks of *block*, *pairs* [groups, N, 2] of x' dtype."""
     rows = x.shape[0]
+    fits = chosen.fits(x, packed, pairs)
+    short = chosen.int4_product(block) if fits else None
+    if short is not None:
+        return short.rows(x, packed, pairs)
     takes = x.dtype == pairs.dtype and block == int4_layout.kernel_block()
-    if not takes or rows > INT4_KERNEL_ROWS_BESIDE_COMPILED:
-        compiled = chosen.int4_weight(block) if chosen.fits(x, packed, pairs) else None
+    if fits and (not takes or rows > INT4_KERNEL_ROWS_BESIDE_COMPILED):
+        compiled = chosen.int4_weight(block)
         if compiled is not None:
             return _by_parts(x, packed, pairs, block, compiled)
     if takes and rows <= INT4_KERNEL_ROWS:

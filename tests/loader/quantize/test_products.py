@@ -13,13 +13,15 @@ ROWS = [1, 3, 4, 5, 16, 17, 32, 33]
 SCHEMES = [INT8, INT4, Scheme("int4", 32), FP8]
 
 
-@pytest.fixture(autouse=True, params=["compiled", "torch's"])
+@pytest.fixture(autouse=True, params=["narrow", "wide", "torch's"])
 def kernels(request, monkeypatch):
-    """Both ways, one of them where nothing can be compiled."""
-    if request.param == "compiled":
-        pytest.importorskip("llvmlite")
+    """What CPUs with narrow and wide registers use, and what does where nothing is compiled."""
+    if request.param == "torch's":
+        monkeypatch.setattr(chosen, "_compiler", lambda: None)
+        monkeypatch.setattr(chosen, "_chosen", {})
         return
-    monkeypatch.setattr(chosen, "_chosen", dict.fromkeys(("int8", "fp8", *int4_layout.BLOCKS)))
+    pytest.importorskip("llvmlite")
+    monkeypatch.setattr(chosen, "_is_narrow", lambda: request.param == "narrow")
 
 
 def product(x, scheme, *, shape=(192, 256), block=None):
@@ -125,6 +127,7 @@ def test_int4_layout_is_undone(block) -> None:
     assert torch.equal(int4_layout.unpack(int4_layout.pack(codes, block), block), codes)
 
 
+@pytest.mark.parametrize("kernels", ["wide", "torch's"], indirect=True)
 def test_scratch_of_a_product_is_bounded(monkeypatch) -> None:
     asked: list[int] = []
     bound = (256 + 2) * 64  # two groups: a row of zero points for each

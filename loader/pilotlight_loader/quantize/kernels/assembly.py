@@ -36,6 +36,7 @@ class Function:
         self._cells: list[str] = []
         self._lines: list[str] = []
         self._count = 0
+        self.declared: set[str] = set()
 
     @property
     def floats(self) -> str:
@@ -55,6 +56,12 @@ class Function:
         self._count += 1
         self.do(f"%v{self._count} = {instruction}")
         return f"%v{self._count}"
+
+    def call(self, result: str, name: str, kind: str, *values: str) -> str:
+        """One of LLVM's own functions, which takes *values* that are all of that *kind*."""
+        self.declared.add(f"declare {result} @{name}({', '.join([kind] * len(values))})")
+        arguments = ", ".join(f"{kind} {value}" for value in values)
+        return self.let(f"call {result} @{name}({arguments})")
 
     def word(self, index: int, kind: str = "i64") -> str:
         """An argument: `i64`, or `ptr`."""
@@ -116,10 +123,8 @@ class Function:
     def fma(self, left: str, right: str, cell: str) -> None:
         """cell += left * right, in floats."""
         kind = self.floats
-        before = self.get(kind, cell)
-        name = f"@llvm.fma.v{self.target.lanes}f32"
-        after = self.let(f"call {kind} {name}({kind} {left}, {kind} {right}, {kind} {before})")
-        self.put(kind, after, cell)
+        name = f"llvm.fma.v{self.target.lanes}f32"
+        self.put(kind, self.call(kind, name, kind, left, right, self.get(kind, cell)), cell)
 
     def splat(self, value: str) -> str:
         """A float in every lane."""
@@ -172,8 +177,9 @@ class Function:
         while len(values) > 1:
             left, right = values.pop(0), values.pop(0)
             values.append(self.let(f"fadd {kind} {left}, {right}"))
-        name = f"@llvm.vector.reduce.fadd.v{self.target.lanes}f32"
-        return self.let(f"call reassoc float {name}(float 0.0, {kind} {values[0]})")
+        name = f"llvm.vector.reduce.fadd.v{self.target.lanes}f32"
+        self.declared.add(f"declare float @{name}(float, {kind})")
+        return self.let(f"call reassoc float @{name}(float 0.0, {kind} {values[0]})")
 
     def run_by_threads(self, body: Function) -> None:
         self.do(f"call void @GOMP_parallel(ptr @{body.name}, ptr %words, i32 0, i32 0)")
@@ -183,13 +189,7 @@ class Function:
         return "\n".join([*lines, "  ret void", "}"])
 
 
-def module(functions: Sequence[Function], target: Target) -> str:
+def module(functions: Sequence[Function]) -> str:
     """All of them as one module, with what they call."""
-    lanes = target.lanes
-    floats = f"<{lanes} x float>"
-    declared = (
-        *DECLARED,
-        f"declare {floats} @llvm.fma.v{lanes}f32({floats}, {floats}, {floats})",
-        f"declare float @llvm.vector.reduce.fadd.v{lanes}f32(float, {floats})",
-    )
-    return "\n".join([*declared, *(function.text() for function in functions)])
+    declared = sorted(set().union(*(function.declared for function in functions)))
+    return "\n".join([*DECLARED, *declared, *(function.text() for function in functions)])

@@ -7,11 +7,12 @@ import torch
 from pilotlight_loader.quantize.kernels import byte_rows, fp8_dense
 from pilotlight_loader.quantize.kernels.byte_rows import ByteKind
 from pilotlight_loader.quantize.kernels.compiler import Compiler, run
-from pilotlight_loader.quantize.kernels.trial import WIDTH, compare
-from pilotlight_loader.quantize.scratch import scratch
+from pilotlight_loader.quantize.kernels.trial import compare, some_bytes, some_rows
+from pilotlight_loader.quantize.scratch import scratch_address
 
 _HEIGHTS = (1, 2, 4)  # rows of x that kernels are compiled for; three are as slow as four
 MAX_ROWS = 4
+_FLOAT_BYTES = 4
 
 
 class ByteProduct:
@@ -33,10 +34,14 @@ class ByteProduct:
         height, width = codes.shape
         compiled_rows, kernel = self._by_rows[rows]
         product = torch.empty(compiled_rows, height, dtype=x.dtype, device="cpu")
-        floats = scratch((compiled_rows * width,), torch.float32)
         run(
             kernel,
-            *(x.data_ptr(), floats.data_ptr(), codes.data_ptr(), scales.data_ptr()),
+            *(
+                x.data_ptr(),
+                scratch_address(compiled_rows * width * _FLOAT_BYTES),
+                codes.data_ptr(),
+                scales.data_ptr(),
+            ),
             *(product.data_ptr(), height, width, rows),
         )
         return product if rows == compiled_rows else product[:rows]
@@ -47,19 +52,15 @@ class ByteProduct:
 
     def try_out(self) -> None:
         """Raises ArithmeticError where it computes something else."""
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(MAX_ROWS, WIDTH, generator=generator).bfloat16()
-        height = 97
-        codes = (torch.arange(height * WIDTH) * 37 % 256).to(torch.uint8).view(height, WIDTH)
-        codes = codes.view(torch.int8)
+        codes, scales = some_bytes()
         if self._kind == "fp8":
             codes = codes.view(torch.float8_e4m3fn)
             codes = codes.float().nan_to_num(0.0).to(codes.dtype)  # of 256, two are NaN
-            numbers = torch.empty(codes.shape, dtype=x.dtype)
+            numbers = torch.empty(codes.shape, dtype=scales.dtype)
             self.numbers(codes, numbers)
             compare("fp8", numbers, codes.double())
-        scales = torch.linspace(0.5, 1.5, height).to(x.dtype)
         dense = codes.double() * scales.double()[:, None]
         for rows in range(1, MAX_ROWS + 1):
-            product = self.rows(x[:rows], codes, scales)
-            compare(f"{self._kind}, {rows} rows", product, x[:rows].double() @ dense.t())
+            x = some_rows(rows)
+            product = self.rows(x, codes, scales)
+            compare(f"{self._kind}, {rows} rows", product, x.double() @ dense.t())

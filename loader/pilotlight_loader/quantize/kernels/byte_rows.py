@@ -48,13 +48,13 @@ def _body(kind: ByteKind, rows: int, target: Target) -> Function:
         ]
         line = write.at(codes, write.product(row, width), "i8")
         with write.loop("0", whole, chains * target.lanes) as i:
-            _prefetch(write, line, i, chains * target.lanes)
+            prefetch(write, line, i, chains * target.lanes)
             for chain in range(chains):
                 at = write.sum(i, str(chain * target.lanes))
                 _step(write, kind, line, at, xs, [sums[m][chain] for m in range(rows)])
         with write.loop(whole, width, target.lanes) as i:
             _step(write, kind, line, i, xs, [sums[m][0] for m in range(rows)])
-        scale = _scale(write, write.at(scales, row, "i16"))
+        scale = scale_of(write, write.at(scales, row, "i16"))
         for m in range(rows):
             value = write.let(f"fmul float {write.total(sums[m])}, {scale}")
             at = write.sum(write.product(height, str(m)), row)
@@ -62,7 +62,7 @@ def _body(kind: ByteKind, rows: int, target: Target) -> Function:
     return write
 
 
-def _prefetch(write: Function, line: str, i: str, nbytes: int) -> None:
+def prefetch(write: Function, line: str, i: str, nbytes: int) -> None:
     for offset in range(_AHEAD_BYTES, _AHEAD_BYTES + nbytes, _LINE_BYTES):
         address = write.at(line, write.sum(i, str(offset)), "i8")
         write.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
@@ -103,7 +103,7 @@ def _e4m3(write: Function, codes: str) -> str:
     return write.let(f"fmul {write.floats} {small}, splat (float 256.0)")
 
 
-def _scale(write: Function, pointer: str) -> str:
+def scale_of(write: Function, pointer: str) -> str:
     bits = write.let(f"load i16, ptr {pointer}, align 2")
     wide = write.let(f"zext i16 {bits} to i32")
     return write.let(f"bitcast i32 {write.let(f'shl i32 {wide}, 16')} to float")

@@ -6,45 +6,61 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
+from pilotlight_loader.quantize.kernels import short_rows
 from pilotlight_loader.quantize.kernels.byte_product import ByteProduct
 from pilotlight_loader.quantize.kernels.byte_rows import ByteKind
 from pilotlight_loader.quantize.kernels.compiler import WIDTHS, Compiler
+from pilotlight_loader.quantize.kernels.int4_product import Int4Product
 from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
+from pilotlight_loader.quantize.kernels.int8_product import Int8Product
 from pilotlight_loader.quantize.matrix import Kind
 
 logger = logging.getLogger(__name__)
 
-_Product = TypeVar("_Product", ByteProduct, Int4Weight)
+
+class _Tried(Protocol):
+    def try_out(self) -> None: ...
+
+
+_Product = TypeVar("_Product", bound=_Tried)
 _choosing = threading.RLock()
-_chosen: dict[str | int, ByteProduct | Int4Weight | None] = {}
+_chosen: dict[str, _Tried | None] = {}
 
 
 def byte_product(kind: ByteKind) -> ByteProduct | None:
     """None: torch's own operators. The first call compiles: see prepare()."""
-    if kind not in _chosen:
-        _choose(kind, lambda compiler: ByteProduct(compiler, kind))
-    found = _chosen[kind]
-    assert not isinstance(found, Int4Weight)
-    return found
+    return _choose(kind, ByteProduct, lambda compiler: ByteProduct(compiler, kind))
+
+
+def int8_product() -> Int8Product | None:
+    """For any number of rows; None also on CPUs with wider registers, where others are sooner."""
+    return _choose("int8_short", Int8Product, Int8Product) if _is_narrow() else None
+
+
+def int4_product(block: int) -> Int4Product | None:
+    """The same for weights of 4 bits in blocks of so many rows."""
+    if not _is_narrow():
+        return None
+    return _choose(
+        f"int4_short_{block}", Int4Product, lambda compiler: Int4Product(compiler, block)
+    )
 
 
 def int4_weight(block: int) -> Int4Weight | None:
-    """The same for weights of 4 bits in blocks of so many rows."""
-    if block not in _chosen:
-        _choose(block, lambda compiler: Int4Weight(compiler, block))
-    found = _chosen[block]
-    assert not isinstance(found, ByteProduct)
-    return found
+    """What makes numbers of them, where int4_product() is None."""
+    return _choose(f"int4_{block}", Int4Weight, lambda compiler: Int4Weight(compiler, block))
 
 
 def prepare(kind: Kind, block: int) -> None:
     """Compile for weights of that kind, off the way of requests. Some tenths of a second."""
     if kind == "int4":
-        int4_weight(block)
+        _ = int4_product(block) or int4_weight(block)
+    elif kind == "int8":
+        _ = int8_product() or byte_product(kind)
     else:
         byte_product(kind)
 
@@ -63,20 +79,35 @@ def fits(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> bool:
     )
 
 
-def _choose(key: str | int, make: Callable[[Compiler], _Product]) -> None:
-    with _choosing:
-        if key in _chosen:
-            return
-        compiler, product = _compiler(), None
-        if compiler is not None:
-            try:
-                with torch.no_grad(), torch.device("cpu"):
-                    product = make(compiler)
-                    product.try_out()
-            except Exception as error:  # LLVM and the loader of its code raise all kinds
-                logger.warning("kernel_refused kernel=%s reason=%r", key, error)
-                product = None
-        _chosen[key] = product
+def _choose(
+    key: str, kind: type[_Product], make: Callable[[Compiler], _Product]
+) -> _Product | None:
+    if key not in _chosen:
+        with _choosing:
+            if key not in _chosen:
+                _chosen[key] = _tried(key, make)
+    found = _chosen[key]
+    assert found is None or isinstance(found, kind)
+    return found
+
+
+def _tried(key: str, make: Callable[[Compiler], _Product]) -> _Product | None:
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    try:
+        with torch.no_grad(), torch.device("cpu"):
+            product = make(compiler)
+            product.try_out()
+            return product
+    except Exception as error:  # LLVM and the loader of its code raise all kinds
+        logger.warning("kernel_refused kernel=%s reason=%r", key, error)
+        return None
+
+
+def _is_narrow() -> bool:
+    compiler = _compiler()
+    return compiler is not None and compiler.target.lanes == short_rows.TARGET.lanes
 
 
 @functools.cache

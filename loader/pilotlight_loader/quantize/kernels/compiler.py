@@ -65,7 +65,7 @@ class Compiler:
 
     def _link(self, functions: Sequence[Function], names: Sequence[str]) -> Any:
         llvm = self._llvm
-        parsed = llvm.parse_assembly(module(functions, self.target))
+        parsed = llvm.parse_assembly(module(functions))
         parsed.verify()
         parsed.triple = self._machine.triple
         options = llvm.create_pipeline_tuning_options(speed_level=3)

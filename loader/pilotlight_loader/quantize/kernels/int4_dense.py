@@ -6,6 +6,8 @@ bytes between two columns of the weight. So a part of a weight can be dequantize
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pilotlight_loader.quantize.kernels.assembly import Function, Target
 
 
@@ -27,7 +29,8 @@ def _body(block: int, target: Target) -> Function:
     with write.loop(start, end) as unit:
         g, b = (write.let(f"{verb} i64 {unit}, {blocks}") for verb in ("udiv", "urem"))
         pair = write.at(pairs, write.product(g, pair_bytes), "i8")
-        scales = scales_of(write, write.at(pair, write.product(b, str(block)), "i32"), block)
+        pair = write.at(pair, write.product(b, str(block)), "i32")
+        scales = scales_of(write, pair, range(0, block, target.lanes))
         first = write.product(g, group)
         tile = write.at(codes, write.product(write.product(b, width), str(block // 2)), "i8")
         with write.loop(first, write.sum(first, group)) as column:
@@ -42,11 +45,11 @@ def _body(block: int, target: Target) -> Function:
     return write
 
 
-def scales_of(write: Function, pairs: str, block: int) -> list[tuple[str, str]]:
-    """For each register of a block's rows: the scale, and zero - 8 * scale."""
+def scales_of(write: Function, pairs: str, rows: Iterable[int]) -> list[tuple[str, str]]:
+    """For the register that begins with each of these rows: the scale, and zero - 8 * scale."""
     floats, ints = write.floats, write.ints(32)
     found = []
-    for row in range(0, block, write.target.lanes):
+    for row in rows:
         both = write.let(f"load {ints}, ptr {write.at(pairs, str(row), 'i32')}, align 4")
         low = write.let(f"shl {ints} {both}, splat (i32 16)")
         high = write.let(f"and {ints} {both}, splat (i32 -65536)")

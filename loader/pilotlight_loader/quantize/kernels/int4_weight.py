@@ -7,9 +7,7 @@ import torch
 from pilotlight_loader.quantize import int4_layout
 from pilotlight_loader.quantize.kernels import int4_dense
 from pilotlight_loader.quantize.kernels.compiler import Compiler, run
-from pilotlight_loader.quantize.kernels.trial import WIDTH, compare
-
-_TRIED_GROUP = 32
+from pilotlight_loader.quantize.kernels.trial import WIDTH, compare, some_int4
 
 
 class Int4Weight:
@@ -41,15 +39,10 @@ class Int4Weight:
     def try_out(self) -> None:
         """Raises ArithmeticError where it computes something else."""
         block = self._block
-        height, groups = 3 * block, WIDTH // _TRIED_GROUP
-        codes = (torch.arange(height * WIDTH) * 37 % 61 % 16).to(torch.uint8).view(height, WIDTH)
-        scales = torch.linspace(-1.5, 1.5, height * groups).view(height, groups).bfloat16()
-        zeros = scales.flip(0) * 3
-        dense = (codes.double() - 8).view(height, groups, -1) * scales.double()[..., None]
-        dense = (dense + zeros.double()[..., None]).view(height, WIDTH)
+        height = 3 * block
+        codes, pairs, dense = some_int4(height)
         packed = int4_layout.pack(codes, block)
-        pairs = int4_layout.pack_scales(scales, zeros)
         for first in (0, block):
-            weight = torch.empty(WIDTH, height - block, dtype=scales.dtype)
+            weight = torch.empty(WIDTH, height - block, dtype=pairs.dtype)
             self.dequantize(packed, pairs, first, weight)
             compare("int4", weight, dense.t()[:, first : first + height - block])

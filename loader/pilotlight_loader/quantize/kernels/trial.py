@@ -4,8 +4,36 @@ from __future__ import annotations
 
 import torch
 
+from pilotlight_loader.quantize import int4_layout
+
 WIDTH = 288  # no multiple of an unrolled step
 _MAX_ERROR = 6e-3  # of the norm: rounding to bfloat16 takes 2e-3
+
+
+_GROUP = 32  # columns with one scale
+_HEIGHT = 97  # of a weight of bytes: odd, and no multiple of anything
+
+
+def some_rows(rows: int) -> torch.Tensor:
+    """x: bfloat16 [rows, WIDTH]."""
+    return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+
+def some_bytes() -> tuple[torch.Tensor, torch.Tensor]:
+    """Every int8 code in a weight, and its scales."""
+    codes = (torch.arange(_HEIGHT * WIDTH) * 37 % 256).to(torch.uint8).view(_HEIGHT, WIDTH)
+    return codes.view(torch.int8), torch.linspace(0.5, 1.5, _HEIGHT).bfloat16()
+
+
+def some_int4(height: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes, scales and zero points as pairs of int4_layout, and what they are in float64."""
+    codes = (torch.arange(height * WIDTH) * 37 % 61 % 16).to(torch.uint8).view(height, WIDTH)
+    groups = WIDTH // _GROUP
+    scales = torch.linspace(-1.5, 1.5, height * groups).view(height, groups).bfloat16()
+    zeros = scales.flip(0) * 3
+    dense = (codes.double() - 8).view(height, groups, -1) * scales.double()[..., None]
+    dense = (dense + zeros.double()[..., None]).view(height, WIDTH)
+    return codes, int4_layout.pack_scales(scales, zeros), dense
 
 
 def compare(what: str, actual: torch.Tensor, expected: torch.Tensor) -> None:

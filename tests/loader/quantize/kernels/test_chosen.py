@@ -10,17 +10,20 @@ import pytest
 import torch
 
 from pilotlight_loader.quantize import products
-from pilotlight_loader.quantize.kernels import assembly, byte_rows, chosen, int4_dense
+from pilotlight_loader.quantize.kernels import assembly, byte_rows, chosen, int4_dense, short_rows
 from pilotlight_loader.quantize.kernels.byte_product import ByteProduct
 from pilotlight_loader.quantize.kernels.compiler import Compiler
+from pilotlight_loader.quantize.kernels.int4_product import Int4Product
 from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
+from pilotlight_loader.quantize.kernels.int8_product import Int8Product
 
 
 @pytest.fixture(autouse=True)
 def unchosen(monkeypatch):
-    """As in a process that has not multiplied yet."""
+    """As in a process that has not multiplied yet, on a CPU with wide registers."""
     pytest.importorskip("llvmlite")
     monkeypatch.setattr(chosen, "_chosen", {})
+    monkeypatch.setattr(chosen, "_is_narrow", lambda: False)
     chosen._compiler.cache_clear()
     yield
     chosen._compiler.cache_clear()
@@ -43,7 +46,21 @@ def test_product_is_compiled_once(monkeypatch) -> None:
     assert chosen.byte_product("int8") is first
 
 
-@pytest.mark.parametrize("make", [lambda c: ByteProduct(c, "fp8"), lambda c: Int4Weight(c, 64)])
+@pytest.fixture
+def narrow(monkeypatch):
+    monkeypatch.setattr(chosen, "_is_narrow", lambda: True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda compiler: ByteProduct(compiler, "fp8"),
+        lambda compiler: Int4Weight(compiler, 64),
+        lambda compiler: Int4Product(compiler, 64),
+        Int8Product,
+    ],
+    ids=["bytes", "int4 weight", "int4", "int8"],
+)
 def test_kernel_keeps_its_code(make) -> None:
     """LLVM frees what it compiled with the compiler: a call would end the process."""
     compiler = Compiler()
@@ -101,6 +118,28 @@ def test_wrong_int4_kernel_is_refused(monkeypatch) -> None:
 
     assert chosen.int4_weight(64) is None
     assert chosen.byte_product("int8") is not None
+
+
+def test_wrong_numbers_of_x_are_refused(narrow, monkeypatch, caplog) -> None:
+    """What both products in 16-bit integers begin with."""
+    monkeypatch.setattr(short_rows, "_LARGEST", 33000.0)
+
+    assert chosen.int8_product() is None
+    assert chosen.int4_product(32) is None
+    assert some_product() < 6e-3
+    assert [record.args[0] for record in caplog.records] == ["int8_short", "int4_short_32"]
+
+
+def test_registers_decide_which_products_are_compiled(narrow, monkeypatch) -> None:
+    for kind, block in (("int8", 0), ("int4", 32)):
+        chosen.prepare(kind, block)
+    of_narrow = set(chosen._chosen)
+    monkeypatch.setattr(chosen, "_is_narrow", lambda: False)
+    for kind, block in (("int8", 0), ("int4", 32)):
+        chosen.prepare(kind, block)
+
+    assert of_narrow == {"int8_short", "int4_short_32"}
+    assert set(chosen._chosen) - of_narrow == {"int8", "int4_32"}
 
 
 def test_code_that_calls_what_is_not_there_is_refused(monkeypatch) -> None:

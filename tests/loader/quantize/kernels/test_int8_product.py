@@ -1,0 +1,149 @@
+"""Products of int8 weights in 16-bit integers are those of their codes, whatever the shape."""
+
+import threading
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pilotlight_loader.quantize.kernels import int8_product, int8_rows
+from pilotlight_loader.quantize.kernels.compiler import Compiler
+from pilotlight_loader.quantize.kernels.int8_product import Int8Product
+
+shapes = st.tuples(st.integers(1, 70), st.integers(1, 40).map(lambda n: 16 * n))
+
+
+@pytest.fixture(scope="module")
+def product():
+    pytest.importorskip("llvmlite")
+    return Int8Product(Compiler())
+
+
+def some_weight(height, width, seed=0, skip=0):
+    """Codes that no file has more of, -127 to 127, *skip* bytes off an aligned address; scales."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-127, 128, (height * width + skip,), generator=generator)
+    scales = torch.rand(height, generator=generator).bfloat16()
+    return codes.to(torch.int8)[skip:].view(height, width), scales
+
+
+def some_x(rows, width, seed=0):
+    """With numbers of very different sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randn(rows, width, generator=generator).mul(3).exp()
+    return (torch.randn(rows, width, generator=generator) * sizes).bfloat16()
+
+
+def assert_rounded(actual, x, codes, scales):
+    """Each number is off by its own rounding, and by 1e-4 of its factors' norms."""
+    dense = codes.double() * scales.double()[:, None]
+    expected = x.double() @ dense.t()
+    allowed = x.double().norm(dim=1)[:, None] * dense.norm(dim=1)
+
+    assert bool(((actual.double() - expected).abs() <= expected.abs() / 256 + 1e-4 * allowed).all())
+
+
+@settings(deadline=None, max_examples=100)
+@given(shape=shapes, rows=st.integers(1, 23), seed=st.integers(0, 99), skip=st.integers(0, 7))
+@example(shape=(1, 16), rows=1, seed=0, skip=1)
+@example(shape=(17, 272), rows=5, seed=0, skip=3)  # one row and one register are left over
+def test_rows_are_the_reference_for_any_shape(product, shape, rows, seed, skip) -> None:
+    codes, scales = some_weight(*shape, seed, skip)
+    x = some_x(rows, shape[1], seed)
+
+    assert_rounded(product.rows(x, codes, scales), x, codes, scales)
+
+
+def test_rows_of_largest_numbers_do_not_overflow(product) -> None:
+    width = 4 * int8_rows.GROUP
+    codes, scales = torch.full((3, width), -127).to(torch.int8), torch.ones(3).bfloat16()
+    for rows in (1, 4, 9):
+        x = torch.full((rows, width), 3.0).bfloat16()
+
+        assert_rounded(product.rows(x, codes, scales), x, codes, scales)
+
+
+def test_rows_more_than_are_multiplied_at_once(product, monkeypatch) -> None:
+    monkeypatch.setattr(int8_product, "_AT_ONCE", 8)
+    codes, scales = some_weight(35, 288)
+    for rows in (8, 9, 16, 19):  # nothing left, and a row that a kernel for few takes
+        x = some_x(rows, 288)
+
+        assert_rounded(product.rows(x, codes, scales), x, codes, scales)
+
+
+def test_rows_have_the_same_bits_with_any_number_of_threads(product) -> None:
+    codes, scales = some_weight(67, 352)
+    before = torch.get_num_threads()
+    for rows in (1, 3, 9):
+        x, products = some_x(rows, 352), []
+        try:
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                products.append(product.rows(x, codes, scales))
+        finally:
+            torch.set_num_threads(before)
+
+        assert torch.equal(products[0], products[1])
+        assert torch.equal(products[0], products[2])
+
+
+def test_rows_may_be_asked_for_by_several_threads(product) -> None:
+    codes, scales = some_weight(130, 512)
+    counts = (1, 2, 4, 9)
+    xs = [some_x(rows, 512) for rows in counts]
+    expected = [product.rows(x, codes, scales) for x in xs]
+    wrong = []
+
+    def ask(which):
+        answers = (product.rows(xs[which], codes, scales) for _ in range(50))
+        wrong.extend(which for answer in answers if not torch.equal(answer, expected[which]))
+
+    threads = [threading.Thread(target=ask, args=(which,)) for which in range(len(counts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 6])
+def test_rows_write_nothing_but_their_product(product, rows, monkeypatch) -> None:
+    codes, scales = some_weight(33, 48)
+    x = some_x(rows, 48)
+    memory = torch.full((8 * 33 + 64,), 7.0).bfloat16()
+    given = []
+
+    def empty(height, width, **_kwargs):
+        given.append(height * width)
+        return memory[32 : 32 + height * width].view(height, width)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    product.rows(x, codes, scales)
+
+    assert memory[:32].eq(7).all()
+    assert memory[32 + given[-1] :].eq(7).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6])
+def test_rows_without_numbers_stay_by_themselves(product, rows, bad) -> None:
+    codes, scales = some_weight(40, 64)
+    x = some_x(rows, 64)
+    x[0, 5] = bad
+    actual = product.rows(x, codes, scales + 1)
+
+    assert not actual[0].isfinite().any()
+    assert actual[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-38, 1e-40])
+def test_rows_of_next_to_nothing_are_zero(product, size) -> None:
+    codes, scales = some_weight(40, 64)
+    for rows in (1, 6):
+        actual = product.rows(torch.full((rows, 64), size).bfloat16(), codes, scales)
+
+        assert actual.abs().max() <= size * 127 * 64
