@@ -1,12 +1,15 @@
-"""16-bit products on a CPU that has no kernels for them: in float32, by parts of the weight.
+"""16-bit products on a CPU that has no kernels for them: in float32.
 
-Without AVX-512 oneDNN has none, and torch's own loops are for a row or two. Measured (torch 2.13,
-AVX2, two threads), a [2816, 1024] bf16 weight that is in the caches, milliseconds:
+Without AVX-512 oneDNN has none, and torch's own loops are for a row or two. Up to 64 rows a
+compiled kernel reads the weight as it is, where llvmlite is installed; else parts of it become
+float32.
+Measured (torch 2.13, AVX2, two threads), a [2816, 1024] bf16 weight, milliseconds:
 
-    rows                               1      8     16    128
-    F.linear                        0.35   2.44   4.90     36
-    mm, with the weight as [K, N]   6.40     48     95    800
-    in float32, its making counted  0.55   2.05    2.3      7
+    rows                               1      4      8     16     32     64    128
+    F.linear                        0.36    1.3    2.4    4.9                   36
+    mm, with the weight as [K, N]    6.4            48     95                  800
+    parts in float32                0.55           2.9    3.3    4.3    5.1    7.3
+    compiled                        0.29   0.33   0.76    1.2    2.1    3.6    6.6
 """
 
 from __future__ import annotations
@@ -16,7 +19,12 @@ import functools
 import torch
 from torch import nn
 
-_LINEAR_ROWS = 8  # from so many
+from pilotlight_loader.kernels import chosen
+from pilotlight_loader.kernels.bfloat_product import BfloatProduct
+from pilotlight_loader.kernels.compiler import WIDTHS
+
+_LINEAR_ROWS = 8  # from so many, parts in float32 are sooner than F.linear
+_COMPILED_ROWS = 64
 _PART_ELEMENTS = 1 << 21  # in float32 at once: 8 MiB, which a last-level cache holds
 
 
@@ -36,28 +44,56 @@ def lacks_kernels() -> bool:
     return supported is not None and not supported()
 
 
+def prepare() -> None:
+    """Compile, off the way of requests. Some tenths of a second."""
+    if lacks_kernels():
+        chosen.bfloat_product()
+
+
 def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether linear() of x [..., K] and *weight* [N, K] is sooner than F.linear."""
     return (
         x.dtype == weight.dtype == torch.bfloat16
-        and x.numel() >= _LINEAR_ROWS * weight.shape[1]
         and x.is_cpu
         and weight.is_cpu
         and lacks_kernels()
+        and (
+            x.numel() >= _LINEAR_ROWS * weight.shape[1]
+            or (x.numel() > 0 and _compiled(x, weight) is not None)
+        )
     )
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """F.linear of x [..., K], *weight* [N, K] and *bias* [N], in float32 and rounded once."""
     rows, columns = weight.shape
+    flat = x.reshape(-1, columns)
+    compiled = _compiled(x, weight)
+    if compiled is not None:
+        bias = None if bias is None else bias.contiguous()
+        product = compiled.rows(flat.contiguous(), weight, bias)
+        return product.view(*x.shape[:-1], rows)
     step = max(1, _PART_ELEMENTS // columns)
-    wide = x.reshape(-1, columns).float()
+    wide = flat.float()
     product = torch.empty(len(wide), rows, dtype=x.dtype, device="cpu")
     for start in range(0, rows, step):
         part = slice(start, start + step)
         summed = wide @ weight[part].float().t()
         product[:, part] = summed if bias is None else summed.add_(bias[part])
     return product.view(*x.shape[:-1], rows)
+
+
+def _compiled(x: torch.Tensor, weight: torch.Tensor) -> BfloatProduct | None:
+    """What multiplies these, if it is compiled; it knows nothing of gradients."""
+    columns = weight.shape[1]
+    if (
+        x.numel() > _COMPILED_ROWS * columns
+        or columns % WIDTHS != 0
+        or not weight.is_contiguous()
+        or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    ):
+        return None
+    return chosen.bfloat_product()
 
 
 def matmul(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:

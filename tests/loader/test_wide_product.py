@@ -1,4 +1,4 @@
-"""Products of many 16-bit rows, in float32."""
+"""Products of 16-bit rows in float32, where a CPU has no kernels for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import torch
 from torch.nn import functional
 
 from pilotlight_loader import wide_product
+from pilotlight_loader.kernels import chosen
+from pilotlight_loader.kernels.bfloat_product import BfloatProduct
+from pilotlight_loader.kernels.compiler import Compiler
 from pilotlight_loader.wide_product import WideLinear
 
 ROWS, COLUMNS = 96, 160
@@ -21,6 +24,28 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU without kernels: it is right on any. The weight is taken in four parts."""
     monkeypatch.setattr(wide_product, "lacks_kernels", lambda: True)
     monkeypatch.setattr(wide_product, "_PART_ELEMENTS", ROWS * COLUMNS // 4)
+    monkeypatch.setattr(chosen, "bfloat_product", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> BfloatProduct:
+    pytest.importorskip("llvmlite")
+    return BfloatProduct(Compiler())
+
+
+@pytest.fixture
+def compiled(lacking: None, kernel: BfloatProduct, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The same with a kernel for few rows; how many it was given each time."""
+    asked = []
+    rows = kernel.rows
+
+    def noting(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        asked.append(len(x))
+        return rows(x, weight, bias)
+
+    monkeypatch.setattr(kernel, "rows", noting)
+    monkeypatch.setattr(chosen, "bfloat_product", lambda: kernel)
+    return asked
 
 
 def _layer() -> WideLinear:
@@ -77,6 +102,68 @@ def test_wide_linear_rounds_once() -> None:
     x[:, 0] = 1
 
     assert float(wide_product.linear(x, weight)[0, 0]) == 1.625  # 1 + 159 / 256 as bf16 has it
+
+
+@pytest.mark.parametrize("shape", [(1, COLUMNS), (2, 5, COLUMNS), (64, COLUMNS)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_wide_linear_of_few_rows_is_compiled(
+    compiled: list[int], shape: tuple[int, ...], has_bias: bool
+) -> None:
+    layer, x = _layer(), _states(shape)
+    if not has_bias:
+        layer.bias = None
+    with torch.no_grad():
+        actual = layer(x)
+    bias = layer.bias.double() if has_bias else None
+    expected = functional.linear(x.double(), layer.weight.double(), bias)
+
+    assert compiled == [x[..., 0].numel()]
+    assert actual.dtype == torch.bfloat16
+    assert actual.shape == expected.shape
+    torch.testing.assert_close(actual.double(), expected, rtol=0.01, atol=0.01)
+
+
+def test_wide_linear_of_few_rows_takes_any_strides(compiled: list[int]) -> None:
+    layer, x = _layer(), _states((COLUMNS, 3)).t()
+    with torch.no_grad():
+        assert torch.equal(layer(x), layer(x.contiguous()))
+    assert compiled == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "stride"), [(0, 160, 1), (65, 160, 1), (3, 150, 1), (3, 160, 2)]
+)
+def test_wide_linear_compiles_nothing_that_does_not_fit(
+    compiled: list[int], rows: int, columns: int, stride: int
+) -> None:
+    layer = WideLinear(columns, ROWS, bias=False, dtype=torch.bfloat16)
+    layer.weight.data = _states((ROWS, columns * stride))[:, ::stride]
+    x = _states((rows, columns))
+    with torch.no_grad():
+        actual = layer(x)
+
+    expected = x.double() @ layer.weight.double().t()
+    torch.testing.assert_close(actual.double(), expected, rtol=0.01, atol=0.1)
+    assert compiled == []
+
+
+def test_wide_linear_keeps_gradients(compiled: list[int]) -> None:
+    layer, x = _layer(), _states((3, COLUMNS)).requires_grad_()
+    layer(x).sum().backward()
+
+    assert x.grad is not None
+    assert compiled == []
+
+
+@pytest.mark.usefixtures("compiled")
+def test_wide_prepare_compiles_where_kernels_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(chosen, "bfloat_product", lambda: asked.append(True))
+    wide_product.prepare()
+    monkeypatch.setattr(wide_product, "lacks_kernels", lambda: False)
+    wide_product.prepare()
+
+    assert asked == [True]
 
 
 @pytest.mark.parametrize("lacks", [True, False])

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize import cuda_products, products, tile_layout
-from pilotlight_loader.quantize.kernels import chosen
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device, StoredMatrix
 
 _CODES, _SCALES = "weight" + CODES_SUFFIX, "weight" + SCALES_SUFFIX

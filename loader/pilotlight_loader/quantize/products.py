@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional
 
 from pilotlight_loader import wide_product
+from pilotlight_loader.kernels import byte_product, chosen
+from pilotlight_loader.kernels.int4_weight import Int4Weight
 from pilotlight_loader.quantize import int4_layout
-from pilotlight_loader.quantize.kernels import byte_product, chosen
-from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
-from pilotlight_loader.quantize.scratch import scratch
+from pilotlight_loader.scratch import scratch
 
 _CHUNK_ELEMENTS = 1 << 22  # dequantized at once: 8 MiB in bfloat16, which a last-level cache holds
 # Up to so many rows torch's kernels, which decode a weight again for every four, are the faster.

@@ -203,6 +203,7 @@ def hasten_products(module: Any) -> None:
     without, all of them.
     """
     if wide_product.lacks_kernels():
+        wide_product.prepare()
         for layer in module.modules():
             if type(layer) is torch.nn.Linear:
                 layer.__class__ = WideLinear

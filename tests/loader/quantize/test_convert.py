@@ -14,9 +14,9 @@ from torch import nn
 
 from pilotlight_loader import AttachPlan, BakedCheckpoint, HeaderError, bake
 from pilotlight_loader.errors import CheckpointError, QuantizationError
+from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.convert import quantize_baked
-from pilotlight_loader.quantize.kernels import chosen
 from pilotlight_loader.quantize.layers import accept_quantized
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8
 from pilotlight_loader.quantize.nearest import NearestRounding

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize import device_layout, int4_layout, products
-from pilotlight_loader.quantize.kernels import chosen
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.stored import StoredMatrix

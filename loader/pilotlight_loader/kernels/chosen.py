@@ -10,13 +10,13 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from pilotlight_loader.quantize.kernels import short_rows
-from pilotlight_loader.quantize.kernels.byte_product import ByteProduct
-from pilotlight_loader.quantize.kernels.byte_rows import ByteKind
-from pilotlight_loader.quantize.kernels.compiler import WIDTHS, Compiler
-from pilotlight_loader.quantize.kernels.int4_product import Int4Product
-from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
-from pilotlight_loader.quantize.kernels.int8_product import Int8Product
+from pilotlight_loader.kernels import short_rows
+from pilotlight_loader.kernels.bfloat_product import BfloatProduct
+from pilotlight_loader.kernels.byte_product import ByteKind, ByteProduct
+from pilotlight_loader.kernels.compiler import WIDTHS, Compiler
+from pilotlight_loader.kernels.int4_product import Int4Product
+from pilotlight_loader.kernels.int4_weight import Int4Weight
+from pilotlight_loader.kernels.int8_product import Int8Product
 from pilotlight_loader.quantize.matrix import Kind
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,11 @@ _chosen: dict[str, _Tried | None] = {}
 def byte_product(kind: ByteKind) -> ByteProduct | None:
     """None: torch's own operators. The first call compiles: see prepare()."""
     return _choose(kind, ByteProduct, lambda compiler: ByteProduct(compiler, kind))
+
+
+def bfloat_product() -> BfloatProduct | None:
+    """For few rows and a plain weight; None also on CPUs with wider registers."""
+    return _choose("bf16", BfloatProduct, BfloatProduct) if _is_narrow() else None
 
 
 def int8_product() -> Int8Product | None:

@@ -12,7 +12,7 @@ group may have fewer; K and the group are multiples of 8.
 
 from __future__ import annotations
 
-from pilotlight_loader.quantize.kernels.assembly import Function, Target
+from pilotlight_loader.kernels.assembly import Function, Target
 
 TARGET = Target(lanes=8, rounds_to_bfloat=False)  # whatever the CPU has beyond AVX2
 WORDS = 7
@@ -35,7 +35,7 @@ class ShortRows:
     def end(self, first: str) -> str:
         """Of the group that begins with that column."""
         write = self._write
-        return write.call("i64", "llvm.smin.i64", "i64", write.sum(first, self.group), self.width)
+        return write.least(write.sum(first, self.group), self.width)
 
     def factor(self, row: str, group: str, where: str) -> str:
         """A scale, or a sum, in every lane."""

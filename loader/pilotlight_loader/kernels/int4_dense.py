@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pilotlight_loader.quantize.kernels.assembly import Function, Target
+from pilotlight_loader.kernels.assembly import Function, Target
 
 
 def functions(block: int, target: Target) -> list[Function]:

@@ -6,15 +6,16 @@ with those that fill up the last tile, whatever memory holds there.
 
 from __future__ import annotations
 
-from pilotlight_loader.quantize.kernels.assembly import Function
-from pilotlight_loader.quantize.kernels.int4_unit import (
+from pilotlight_loader.kernels import tiles
+from pilotlight_loader.kernels.assembly import Function
+from pilotlight_loader.kernels.int4_unit import (
     REGISTERS,
     ROWS,
     UNIT_WORDS,
     Int4Units,
     broadcast,
 )
-from pilotlight_loader.quantize.kernels.short_rows import (
+from pilotlight_loader.kernels.short_rows import (
     INTS,
     PAIRS,
     TARGET,
@@ -23,8 +24,7 @@ from pilotlight_loader.quantize.kernels.short_rows import (
     multiply,
 )
 
-TILE_ROWS = 4  # of x, with two registers of the weight: eight sums, and what they need
-_REGISTERS = 2
+_REGISTERS = 2  # of the weight, with tiles.ROWS of x: eight sums
 _REGISTER_BYTES = 32
 
 
@@ -60,7 +60,7 @@ class _Tiles:
                 first = write.product(group, x.group)
                 self._unpack(codes, first)
                 scales = units.scales(unit, group)
-                with write.loop("0", self._rows, TILE_ROWS) as row:
+                with write.loop("0", self._rows, tiles.ROWS) as row:
                     for half in range(2):
                         self._multiply(row, group, first, scales, half)
             with write.loop("0", x.rows) as row:
@@ -87,7 +87,7 @@ class _Tiles:
     ) -> None:
         """A group's sums of a tile, added to the floats."""
         write, x = self.body, self._x
-        rows = [write.sum(first_row, str(row)) for row in range(TILE_ROWS)]
+        rows = [write.sum(first_row, str(row)) for row in range(tiles.ROWS)]
         lines = [
             write.at(x.numbers, write.sum(write.product(row, x.width), first), "i16")
             for row in rows

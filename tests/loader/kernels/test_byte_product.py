@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotlight_loader.quantize.kernels.byte_product import MAX_ROWS, ByteProduct
+from pilotlight_loader.kernels.byte_product import MAX_ROWS, ByteProduct
 
 KINDS = ["int8", "fp8"]
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 40).map(lambda n: 16 * n))

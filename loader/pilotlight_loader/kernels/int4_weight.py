@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from pilotlight_loader.kernels import int4_dense
+from pilotlight_loader.kernels.compiler import Compiler, run
+from pilotlight_loader.kernels.trial import WIDTH, compare, some_int4
 from pilotlight_loader.quantize import int4_layout
-from pilotlight_loader.quantize.kernels import int4_dense
-from pilotlight_loader.quantize.kernels.compiler import Compiler, run
-from pilotlight_loader.quantize.kernels.trial import WIDTH, compare, some_int4
 
 
 class Int4Weight:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from pilotlight_loader.quantize.kernels import int8_rows
-from pilotlight_loader.quantize.kernels.compiler import Compiler, run
-from pilotlight_loader.quantize.kernels.trial import compare, some_bytes, some_rows
-from pilotlight_loader.quantize.scratch import scratch_address
+from pilotlight_loader.kernels import int8_rows, tiles
+from pilotlight_loader.kernels.compiler import Compiler, by_rows, run
+from pilotlight_loader.kernels.trial import compare, some_bytes, some_rows
+from pilotlight_loader.scratch import scratch_address
 
 _FEW = (1, 2, 4)  # rows that kernels of their own are for; three are as slow as four
 _AT_ONCE = 256  # rows
@@ -22,14 +22,12 @@ class Int8Product:
         self._compiler = compiler  # the code goes with it
         kernels = [int8_rows.functions(rows) for rows in _FEW]
         *few, self._many = compiler.compile([*kernels, int8_rows.tile_functions()])
-        by_rows = dict(zip(_FEW, few, strict=True))
-        heights = [min(h for h in _FEW if h >= rows) for rows in range(_FEW[-1] + 1)]
-        self._few = [(height, by_rows[height]) for height in heights]
+        self._few = by_rows(dict(zip(_FEW, few, strict=True)))
 
     def rows(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """The product; *codes* [N, K], *scales* [N]."""
-        tiled = -(-len(x) // int8_rows.TILE_ROWS) * int8_rows.TILE_ROWS
-        product = torch.empty(tiled, codes.shape[0], dtype=x.dtype, device="cpu")
+        padded = tiles.tiled(len(x))
+        product = torch.empty(padded, codes.shape[0], dtype=x.dtype, device="cpu")
         for start in range(0, len(x), _AT_ONCE):
             self._fill(product, x, codes, scales, start)
         return product[: len(x)]
@@ -45,19 +43,19 @@ class Int8Product:
         rows = min(_AT_ONCE, len(x) - start)
         height, width = codes.shape
         if rows <= _FEW[-1]:
-            tiled, kernel = self._few[rows]
+            padded, kernel = self._few[rows]
         else:
-            tiled = -(-rows // int8_rows.TILE_ROWS) * int8_rows.TILE_ROWS
+            padded = tiles.tiled(rows)
             kernel = self._many
         groups = -(-width // int8_rows.GROUP)
-        factors = tiled * groups
-        sums = scratch_address(2 * factors * _FLOAT_BYTES + tiled * width * _NUMBER_BYTES)
+        factors = padded * groups
+        sums = scratch_address(2 * factors * _FLOAT_BYTES + padded * width * _NUMBER_BYTES)
         totals = sums + factors * _FLOAT_BYTES
         run(
             kernel,
             *(x.data_ptr() + start * width * 2, totals + factors * _FLOAT_BYTES, sums, totals),
             *(rows, width, int8_rows.GROUP, codes.data_ptr(), scales.data_ptr()),
-            *(product.data_ptr() + start * height * 2, height, tiled),
+            *(product.data_ptr() + start * height * 2, height, padded),
         )
 
     def try_out(self) -> None:

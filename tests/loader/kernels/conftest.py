@@ -2,8 +2,8 @@
 
 import pytest
 
-from pilotlight_loader.quantize.kernels.assembly import Target
-from pilotlight_loader.quantize.kernels.compiler import Compiler
+from pilotlight_loader.kernels.assembly import Target
+from pilotlight_loader.kernels.compiler import Compiler
 
 NARROW = Target(lanes=8, rounds_to_bfloat=False)
 

@@ -9,13 +9,14 @@ import weakref
 import pytest
 import torch
 
+from pilotlight_loader.kernels import assembly, chosen, float_rows, int4_dense, short_rows
+from pilotlight_loader.kernels.bfloat_product import BfloatProduct
+from pilotlight_loader.kernels.byte_product import ByteProduct
+from pilotlight_loader.kernels.compiler import Compiler
+from pilotlight_loader.kernels.int4_product import Int4Product
+from pilotlight_loader.kernels.int4_weight import Int4Weight
+from pilotlight_loader.kernels.int8_product import Int8Product
 from pilotlight_loader.quantize import products
-from pilotlight_loader.quantize.kernels import assembly, byte_rows, chosen, int4_dense, short_rows
-from pilotlight_loader.quantize.kernels.byte_product import ByteProduct
-from pilotlight_loader.quantize.kernels.compiler import Compiler
-from pilotlight_loader.quantize.kernels.int4_product import Int4Product
-from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
-from pilotlight_loader.quantize.kernels.int8_product import Int8Product
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +59,9 @@ def narrow(monkeypatch):
         lambda compiler: Int4Weight(compiler, 64),
         lambda compiler: Int4Product(compiler, 64),
         Int8Product,
+        BfloatProduct,
     ],
-    ids=["bytes", "int4 weight", "int4", "int8"],
+    ids=["bytes", "int4 weight", "int4", "int8", "bf16"],
 )
 def test_kernel_keeps_its_code(make) -> None:
     """LLVM frees what it compiled with the compiler: a call would end the process."""
@@ -97,13 +99,13 @@ def test_product_on_a_cpu_that_lacks_instructions_is_torchs(monkeypatch) -> None
 
 
 def test_wrong_kernel_never_serves(monkeypatch, caplog) -> None:
-    real = byte_rows._int8
+    real = float_rows._int8
 
     def doubled(write, codes):
         value = real(write, codes)
         return write.let(f"fadd {write.floats} {value}, {value}")
 
-    monkeypatch.setattr(byte_rows, "_int8", doubled)
+    monkeypatch.setattr(float_rows, "_int8", doubled)
 
     assert some_product() < 6e-3
     assert some_product() < 6e-3
@@ -128,6 +130,13 @@ def test_wrong_numbers_of_x_are_refused(narrow, monkeypatch, caplog) -> None:
     assert chosen.int4_product(32) is None
     assert some_product() < 6e-3
     assert [record.args[0] for record in caplog.records] == ["int8_short", "int4_short_32"]
+
+
+def test_bfloat_product_is_for_narrow_registers(monkeypatch) -> None:
+    assert chosen.bfloat_product() is None
+    monkeypatch.setattr(chosen, "_is_narrow", lambda: True)
+
+    assert chosen.bfloat_product() is not None
 
 
 def test_registers_decide_which_products_are_compiled(narrow, monkeypatch) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from pilotlight_loader.kernels import int4_rows, int4_tiles, int4_unit, tiles
+from pilotlight_loader.kernels.compiler import Compiler, run
+from pilotlight_loader.kernels.trial import compare, some_int4, some_rows
 from pilotlight_loader.quantize import int4_layout
-from pilotlight_loader.quantize.kernels import int4_rows, int4_tiles, int4_unit
-from pilotlight_loader.quantize.kernels.compiler import Compiler, run
-from pilotlight_loader.quantize.kernels.trial import compare, some_int4, some_rows
-from pilotlight_loader.quantize.scratch import scratch_address
+from pilotlight_loader.scratch import scratch_address
 
 _FEW = (1, 2)  # rows that kernels of their own are for
 _AT_ONCE = 256  # rows, that what they are summed up in stays in the caches
@@ -42,11 +42,11 @@ class Int4Product:
         rows, width = x.shape
         groups, height, _ = pairs.shape
         is_few = rows <= len(_FEW)
-        tiled = rows if is_few else -(-rows // int4_tiles.TILE_ROWS) * int4_tiles.TILE_ROWS
-        summed = 0 if is_few else torch.get_num_threads() * tiled * int4_unit.ROWS
-        factors = tiled * groups
+        padded = rows if is_few else tiles.tiled(rows)
+        summed = 0 if is_few else torch.get_num_threads() * padded * int4_unit.ROWS
+        factors = padded * groups
         floats = scratch_address(
-            (2 * factors + summed) * _FLOAT_BYTES + tiled * width * _NUMBER_BYTES
+            (2 * factors + summed) * _FLOAT_BYTES + padded * width * _NUMBER_BYTES
         )
         sums = floats + summed * _FLOAT_BYTES
         totals = sums + factors * _FLOAT_BYTES
@@ -54,7 +54,7 @@ class Int4Product:
             self._few[rows - 1] if is_few else self._many,
             *(x.data_ptr(), totals + factors * _FLOAT_BYTES, sums, totals, rows, width),
             *(width // groups, packed.data_ptr(), pairs.data_ptr(), product.data_ptr()),
-            *(height // self._block, 4 * height, 2 * height, floats, tiled),
+            *(height // self._block, 4 * height, 2 * height, floats, padded),
         )
 
     def try_out(self) -> None:

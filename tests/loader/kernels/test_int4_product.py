@@ -7,10 +7,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pilotlight_loader.kernels import int4_product
+from pilotlight_loader.kernels.compiler import Compiler
+from pilotlight_loader.kernels.int4_product import Int4Product
 from pilotlight_loader.quantize import int4_layout
-from pilotlight_loader.quantize.kernels import int4_product
-from pilotlight_loader.quantize.kernels.compiler import Compiler
-from pilotlight_loader.quantize.kernels.int4_product import Int4Product
 
 GROUPS = [32, 64, 128, 256]
 ROWS = [1, 2, 3, 9]  # a kernel of its own for one and for two; then tiles of four

@@ -7,9 +7,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pilotlight_loader.quantize.kernels import int8_product, int8_rows
-from pilotlight_loader.quantize.kernels.compiler import Compiler
-from pilotlight_loader.quantize.kernels.int8_product import Int8Product
+from pilotlight_loader.kernels import int8_product, int8_rows
+from pilotlight_loader.kernels.compiler import Compiler
+from pilotlight_loader.kernels.int8_product import Int8Product
 
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 40).map(lambda n: 16 * n))
 

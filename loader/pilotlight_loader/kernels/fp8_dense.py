@@ -5,8 +5,8 @@ Words: codes, numbers; how many, a multiple of 16.
 
 from __future__ import annotations
 
-from pilotlight_loader.quantize.kernels.assembly import Function, Target
-from pilotlight_loader.quantize.kernels.byte_rows import load_codes
+from pilotlight_loader.kernels.assembly import Function, Target
+from pilotlight_loader.kernels.float_rows import load_codes
 
 _PIECE = 16
 

@@ -80,6 +80,9 @@ class Function:
     def product(self, left: str, right: str) -> str:
         return self.let(f"mul i64 {left}, {right}")
 
+    def least(self, left: str, right: str) -> str:
+        return self.call("i64", "llvm.smin.i64", "i64", left, right)
+
     def cell(self, kind: str, value: str) -> str:
         """A variable, and its first value."""
         self._count += 1

@@ -5,7 +5,7 @@ import threading
 
 import torch
 
-from pilotlight_loader.quantize.scratch import scratch, scratch_address
+from pilotlight_loader.scratch import scratch, scratch_address
 
 
 def test_scratch_address_holds_what_was_asked_for() -> None:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pilotlight_loader.quantize.kernels.assembly import Function
-from pilotlight_loader.quantize.kernels.int4_dense import scales_of
-from pilotlight_loader.quantize.kernels.short_rows import INTS, PAIRS, WORDS, ShortRows
+from pilotlight_loader.kernels.assembly import Function
+from pilotlight_loader.kernels.int4_dense import scales_of
+from pilotlight_loader.kernels.short_rows import INTS, PAIRS, WORDS, ShortRows
 
 ROWS = 32
 REGISTERS = 4
 UNIT_WORDS = WORDS + 6
 _BYTES = 16  # of a column
-_AHEAD_BYTES = 8192  # of the prefetch: see byte_rows
+_AHEAD_BYTES = 8192  # of the prefetch: see float_rows
 _LOW, _HIGH = (
     ", ".join(f"i32 {n}" for i in range(first, first + 8) for n in (i, i + _BYTES))
     for first in (0, 8)

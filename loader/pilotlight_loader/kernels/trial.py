@@ -19,6 +19,13 @@ def some_rows(rows: int) -> torch.Tensor:
     return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
 
 
+def some_weight() -> tuple[torch.Tensor, torch.Tensor]:
+    """A plain weight, and a bias that weighs as much as a product."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(_HEIGHT, WIDTH, generator=generator)
+    return weight.bfloat16(), torch.linspace(-30.0, 30.0, _HEIGHT).bfloat16()
+
+
 def some_bytes() -> tuple[torch.Tensor, torch.Tensor]:
     """Every int8 code in a weight, and its scales."""
     codes = (torch.arange(_HEIGHT * WIDTH) * 37 % 256).to(torch.uint8).view(_HEIGHT, WIDTH)

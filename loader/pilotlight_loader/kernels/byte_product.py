@@ -1,14 +1,17 @@
-"""x @ weight.T for a weight of one byte a number, by the kernels of byte_rows and fp8_dense."""
+"""x @ weight.T for a weight of one byte a number, by the kernels of float_rows and fp8_dense."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
-from pilotlight_loader.quantize.kernels import byte_rows, fp8_dense
-from pilotlight_loader.quantize.kernels.byte_rows import ByteKind
-from pilotlight_loader.quantize.kernels.compiler import Compiler, run
-from pilotlight_loader.quantize.kernels.trial import compare, some_bytes, some_rows
-from pilotlight_loader.quantize.scratch import scratch_address
+from pilotlight_loader.kernels import float_rows, fp8_dense
+from pilotlight_loader.kernels.compiler import Compiler, by_rows, run
+from pilotlight_loader.kernels.trial import compare, some_bytes, some_rows
+from pilotlight_loader.scratch import scratch_address
+
+ByteKind = Literal["int8", "fp8"]
 
 _HEIGHTS = (1, 2, 4)  # rows of x that kernels are compiled for; three are as slow as four
 MAX_ROWS = 4
@@ -21,11 +24,9 @@ class ByteProduct:
     def __init__(self, compiler: Compiler, kind: ByteKind) -> None:
         self._kind = kind
         self._compiler = compiler  # the code goes with it
-        kernels = [byte_rows.functions(kind, height, compiler.target) for height in _HEIGHTS]
+        kernels = [float_rows.functions(kind, height, compiler.target) for height in _HEIGHTS]
         *rows, dense = compiler.compile([*kernels, fp8_dense.functions(compiler.target)])
-        by_height = dict(zip(_HEIGHTS, rows, strict=True))
-        heights = [min(h for h in _HEIGHTS if h >= rows) for rows in range(MAX_ROWS + 1)]
-        self._by_rows = [(height, by_height[height]) for height in heights]
+        self._by_rows = by_rows(dict(zip(_HEIGHTS, rows, strict=True)))
         self._dense = dense
 
     def rows(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -42,7 +43,7 @@ class ByteProduct:
                 codes.data_ptr(),
                 scales.data_ptr(),
             ),
-            *(product.data_ptr(), height, width, rows),
+            *(product.data_ptr(), height, width, rows, compiled_rows),
         )
         return product if rows == compiled_rows else product[:rows]
 

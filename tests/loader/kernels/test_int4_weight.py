@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilotlight_loader.kernels.int4_weight import Int4Weight
 from pilotlight_loader.quantize import int4_layout
-from pilotlight_loader.quantize.kernels.int4_weight import Int4Weight
 
 
 @pytest.fixture(scope="module", params=int4_layout.BLOCKS)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pilotlight_loader.quantize.kernels.assembly import Function, Target, module
+from pilotlight_loader.kernels.assembly import Function, Target, module
 
 _NEEDED = ("avx2", "fma", "f16c")  # measured with these only
 _OPENMP = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_parallel")
@@ -78,6 +78,12 @@ class Compiler:
         for name in names:
             library.export_symbol(name)
         return library.link(self._compiler, f"pilotlight_{next(self._numbers)}")
+
+
+def by_rows(kernels: Mapping[int, Kernel]) -> list[tuple[int, Kernel]]:
+    """For 0, 1, 2 … rows the kernel that is for the fewest of at least so many, and how many."""
+    enough = [min(k for k in kernels if k >= rows) for rows in range(max(kernels) + 1)]
+    return [(rows, kernels[rows]) for rows in enough]
 
 
 def run(kernel: Kernel, *words: int) -> None:

@@ -5,9 +5,9 @@ See int4_unit for the words.
 
 from __future__ import annotations
 
-from pilotlight_loader.quantize.kernels.assembly import Function
-from pilotlight_loader.quantize.kernels.int4_unit import REGISTERS, Int4Units, broadcast
-from pilotlight_loader.quantize.kernels.short_rows import INTS, TARGET, entry, multiply
+from pilotlight_loader.kernels.assembly import Function
+from pilotlight_loader.kernels.int4_unit import REGISTERS, Int4Units, broadcast
+from pilotlight_loader.kernels.short_rows import INTS, TARGET, entry, multiply
 
 _COLUMNS = 4  # of a step
 

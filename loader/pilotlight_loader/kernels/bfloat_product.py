@@ -1,0 +1,52 @@
+"""x @ weight.T for a few rows and a plain weight of bfloat16, by the kernels of float_rows."""
+
+from __future__ import annotations
+
+import torch
+
+from pilotlight_loader.kernels import float_rows, tiles
+from pilotlight_loader.kernels.compiler import Compiler, by_rows, run
+from pilotlight_loader.kernels.trial import compare, some_rows, some_weight
+from pilotlight_loader.scratch import scratch_address
+
+_FEW = (1, 2, 4)  # rows that kernels of their own are for; three are as slow as four
+_TRIED_ROWS = (1, 2, 3, 7)
+_FLOAT_BYTES = 4
+
+
+class BfloatProduct:
+    """Checks no shapes."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler  # the code goes with it
+        kernels = [float_rows.functions("bf16", rows, compiler.target) for rows in _FEW]
+        tile = float_rows.tile_functions("bf16", compiler.target)
+        *few, self._many = compiler.compile([*kernels, tile])
+        self._few = by_rows(dict(zip(_FEW, few, strict=True)))
+
+    def rows(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """x [rows, K], *weight* [N, K], *bias* [N], all contiguous; K is a multiple of 16."""
+        rows, (height, width) = len(x), weight.shape
+        if rows < len(self._few):
+            padded, kernel = self._few[rows]
+        else:
+            padded, kernel = tiles.tiled(rows), self._many
+        product = torch.empty(padded, height, dtype=x.dtype, device="cpu")
+        run(
+            kernel,
+            *(x.data_ptr(), scratch_address(padded * width * _FLOAT_BYTES), weight.data_ptr()),
+            *(0 if bias is None else bias.data_ptr(), product.data_ptr()),
+            *(height, width, rows, padded),
+        )
+        return product if rows == padded else product[:rows]
+
+    def try_out(self) -> None:
+        """Raises ArithmeticError where it computes something else."""
+        weight, bias = some_weight()
+        for rows in _TRIED_ROWS:
+            x = some_rows(rows)
+            expected = x.double() @ weight.double().t()
+            compare(f"bf16, {rows} rows", self.rows(x, weight, None), expected)
+            compare("bf16, bias", self.rows(x, weight, bias), expected + bias.double())

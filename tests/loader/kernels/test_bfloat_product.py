@@ -1,0 +1,113 @@
+"""Products of plain bf16 weights are those of their numbers, whatever the shape."""
+
+import threading
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pilotlight_loader.kernels.bfloat_product import BfloatProduct
+
+ROWS = [1, 2, 3, 4, 9]
+shapes = st.tuples(st.integers(1, 70), st.integers(1, 40).map(lambda n: 16 * n))
+
+
+@pytest.fixture(scope="module", params=["ours", "narrow"])
+def product(request, compilers):
+    return BfloatProduct(compilers[request.param])
+
+
+def some(rows, width, seed=0, skip=0):
+    """*skip* numbers off an aligned address."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows * width + skip, generator=generator).bfloat16()[skip:].view(rows, width)
+
+
+def assert_near(actual, x, weight, bias=None):
+    expected = x.double() @ weight.double().t()
+    if bias is not None:
+        expected += bias.double()
+    allowed = x.double().norm(dim=1)[:, None] * weight.double().norm(dim=1)
+
+    assert bool(((actual.double() - expected).abs() <= expected.abs() / 256 + 1e-6 * allowed).all())
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=shapes,
+    rows=st.integers(1, 23),
+    has_bias=st.booleans(),
+    seed=st.integers(0, 99),
+    skip=st.integers(0, 7),
+)
+@example(shape=(1, 16), rows=1, has_bias=True, seed=0, skip=1)
+@example(shape=(17, 272), rows=5, has_bias=True, seed=0, skip=3)
+def test_rows_are_the_reference_for_any_shape(product, shape, rows, has_bias, seed, skip) -> None:
+    weight, x = some(*shape, seed, skip), some(rows, shape[1], seed + 1)
+    bias = some(1, shape[0], seed + 2)[0] * 10 if has_bias else None
+
+    assert_near(product.rows(x, weight, bias), x, weight, bias)
+
+
+def test_rows_have_the_same_bits_with_any_number_of_threads(product) -> None:
+    weight, before = some(67, 352), torch.get_num_threads()
+    for rows in ROWS:
+        x, products = some(rows, 352, 1), []
+        try:
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                products.append(product.rows(x, weight, None))
+        finally:
+            torch.set_num_threads(before)
+
+        assert torch.equal(products[0], products[1])
+        assert torch.equal(products[0], products[2])
+
+
+def test_rows_may_be_asked_for_by_several_threads(product) -> None:
+    weight = some(130, 512)
+    xs = [some(rows, 512, 1) for rows in ROWS]
+    expected = [product.rows(x, weight, None) for x in xs]
+    wrong = []
+
+    def ask(which):
+        answers = (product.rows(xs[which], weight, None) for _ in range(50))
+        wrong.extend(which for answer in answers if not torch.equal(answer, expected[which]))
+
+    threads = [threading.Thread(target=ask, args=(which,)) for which in range(len(ROWS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_write_nothing_but_their_product(product, rows, monkeypatch) -> None:
+    weight, x = some(33, 48), some(rows, 48, 1)
+    memory = torch.full((12 * 33 + 64,), 7.0).bfloat16()
+    given = []
+
+    def empty(height, width, **_kwargs):
+        given.append(height * width)
+        return memory[32 : 32 + height * width].view(height, width)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    product.rows(x, weight, None)
+
+    assert memory[:32].eq(7).all()
+    assert memory[32 + given[-1] :].eq(7).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_without_numbers_stay_by_themselves(product, rows, bad) -> None:
+    weight, x = some(40, 64).abs() + 1, some(rows, 64, 1)
+    x[0, 5] = bad
+    actual = product.rows(x, weight, None)
+
+    assert not actual[0].isfinite().any()
+    assert actual[1:].isfinite().all()
