@@ -14,7 +14,9 @@ Measured (torch 2.13, AVX2, two threads), a [2816, 1024] bf16 weight, millisecon
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -42,6 +44,25 @@ def lacks_kernels() -> bool:
     """Whether this CPU multiplies many bf16 rows by plain loops; False where torch cannot tell."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # private
     return supported is not None and not supported()
+
+
+def hasten(module: nn.Module) -> list[nn.Linear]:
+    """Make its plain linear layers WideLinear; those that were."""
+    plain = [layer for layer in module.modules() if type(layer) is nn.Linear]
+    for layer in plain:
+        layer.__class__ = WideLinear
+    return plain
+
+
+@contextlib.contextmanager
+def hastened(module: nn.Module) -> Iterator[None]:
+    """Let it multiply as soon as this CPU can; its layers are plain again afterwards."""
+    changed = hasten(module) if lacks_kernels() else []
+    try:
+        yield
+    finally:
+        for layer in changed:
+            layer.__class__ = nn.Linear
 
 
 def prepare() -> None:

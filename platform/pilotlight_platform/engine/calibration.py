@@ -14,6 +14,7 @@ from pilotlight_loader.freed_memory import give_back
 from pilotlight_loader.quantize.gptq import gptq
 from pilotlight_loader.quantize.matrix import Matrix, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding, check_weight
+from pilotlight_loader.wide_product import hastened
 from pilotlight_platform.engine.calibration_windows import CalibrationError
 from pilotlight_platform.engine.input_sums import InputSums
 from pilotlight_platform.engine.scratch import in_scratch
@@ -78,7 +79,8 @@ class GptqRounding:
         if stack == self._stack and at < self._at:
             return  # its inputs are gone: to the nearest
         layers = list(self._model.get_submodule(stack).children())
-        with torch.no_grad():  # what inference_mode() makes could not be written in outside of it
+        # What inference_mode() makes could not be written in outside of it.
+        with torch.no_grad(), hastened(self._model):
             if stack != self._stack:
                 self._inputs = [_capture(self._model, layers[at:], ids) for ids in self._windows]
                 self._at = at

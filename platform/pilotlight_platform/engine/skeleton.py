@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from pilotlight_loader import AttachPlan, BakedCheckpoint, wide_product
 from pilotlight_loader.dtypes import torch_dtype
 from pilotlight_loader.row_product import RowLinear
-from pilotlight_loader.wide_product import WideLinear
 from pilotlight_platform.engine.attention import attend_by_rows
 from pilotlight_platform.engine.cache import CacheGrowth
 from pilotlight_platform.engine.packing import WEIGHTS_FILE, open_packed
@@ -204,9 +203,7 @@ def hasten_products(module: Any) -> None:
     """
     if wide_product.lacks_kernels():
         wide_product.prepare()
-        for layer in module.modules():
-            if type(layer) is torch.nn.Linear:
-                layer.__class__ = WideLinear
+        wide_product.hasten(module)
         return
     output = module.get_output_embeddings()
     if type(output) is torch.nn.Linear and output.weight is module.get_input_embeddings().weight:

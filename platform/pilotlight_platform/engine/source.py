@@ -20,6 +20,7 @@ from pilotlight_loader import (
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.stored import Device
+from pilotlight_loader.wide_product import hastened
 from pilotlight_platform.engine.cache import CacheGrowth
 from pilotlight_platform.engine.calibration import GptqRounding
 from pilotlight_platform.engine.calibration_windows import (
@@ -239,7 +240,8 @@ def _calibration_windows(
     def progress(done: int, total: int) -> None:
         report("bake", f"making up a text to calibrate with: {done} of {total} tokens", 0, 0)
 
-    return own_windows(model, context, progress)
+    with hastened(model):
+        return own_windows(model, context, progress)
 
 
 def _compress(model: Any, baked: BakedCheckpoint, report: Report) -> BakedCheckpoint:
