@@ -25,6 +25,7 @@ from pilotlight_loader.kernels import chosen
 from pilotlight_loader.kernels.bfloat_product import BfloatProduct
 from pilotlight_loader.kernels.compiler import WIDTHS
 
+_DTYPES = (torch.bfloat16, torch.float16)
 _LINEAR_ROWS = 8  # from so many, parts in float32 are sooner than F.linear
 _COMPILED_ROWS = 64
 _PART_ELEMENTS = 1 << 21  # in float32 at once: 8 MiB, which a last-level cache holds
@@ -36,7 +37,9 @@ class WideLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         assert weight is not None
-        return linear(input, weight, bias) if takes(input, weight) else super().forward(input)
+        if takes(input, weight, bias):
+            return linear(input, weight, bias)
+        return super().forward(input)
 
 
 @functools.cache
@@ -71,10 +74,12 @@ def prepare() -> None:
         chosen.bfloat_product()
 
 
-def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether linear() of x [..., K] and *weight* [N, K] is sooner than F.linear."""
+def takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
+    """Whether linear() of x [..., K], *weight* [N, K] and *bias* [N] is sooner than F.linear."""
     return (
-        x.dtype == weight.dtype == torch.bfloat16
+        x.dtype == weight.dtype
+        and x.dtype in _DTYPES
+        and (bias is None or bias.dtype == x.dtype)  # else F.linear says what is wrong
         and x.is_cpu
         and weight.is_cpu
         and lacks_kernels()
@@ -86,7 +91,10 @@ def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """F.linear of x [..., K], *weight* [N, K] and *bias* [N], in float32 and rounded once."""
+    """F.linear of x [..., K], *weight* [N, K] and *bias* [N], in float32 and rounded once.
+
+    All of one dtype.
+    """
     rows, columns = weight.shape
     flat = x.reshape(-1, columns)
     compiled = _compiled(x, weight)
@@ -108,7 +116,8 @@ def _compiled(x: torch.Tensor, weight: torch.Tensor) -> BfloatProduct | None:
     """What multiplies these, if it is compiled; it knows nothing of gradients."""
     columns = weight.shape[1]
     if (
-        x.numel() > _COMPILED_ROWS * columns
+        x.dtype != torch.bfloat16
+        or x.numel() > _COMPILED_ROWS * columns
         or columns % WIDTHS != 0
         or not weight.is_contiguous()
         or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
@@ -119,7 +128,7 @@ def _compiled(x: torch.Tensor, weight: torch.Tensor) -> BfloatProduct | None:
 
 def matmul(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
     """x [rows, K] times *weight* [K, N], of the same dtype, into *out* [rows, N]."""
-    if x.dtype not in (torch.bfloat16, torch.float16) or not lacks_kernels():
+    if x.dtype not in _DTYPES or not lacks_kernels():
         if out.is_contiguous():
             torch.mm(x, weight, out=out)
         else:

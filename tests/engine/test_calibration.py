@@ -49,7 +49,9 @@ def seen_by(monkeypatch, tmp_path) -> Callable[[list[int]], dict[int, float]]:
 
     def run(rounded: list[int]) -> dict[int, float]:
         model, seen = _Model(), dict.fromkeys(rounded, 0.0)
-        rounding = GptqRounding(model, [torch.ones(1, 4, dtype=torch.long)], tmp_path)
+        window = torch.ones(1, 4, dtype=torch.long)
+        names = [f"layers.{index}.proj.weight" for index in rounded]
+        rounding = GptqRounding(model, [window], tmp_path, names)
         for index in rounded:
 
             def look(hessian, index=index):
@@ -126,7 +128,7 @@ mapped = baked.map()  # as transformers has a source's weights
 for name, weight in mapped.tensors().items():
     model.get_parameter(name).data = weight
 windows = [torch.ones(1, 32, dtype=torch.long)] * 4
-rounding = GptqRounding(model, windows, directory)
+rounding = GptqRounding(model, windows, directory, WEIGHTS)
 give_back()
 before, seen, ended = anonymous(), [], threading.Event()
 

@@ -29,6 +29,17 @@ def test_windows_come_from_all_over_a_long_text() -> None:
     assert windows[-1][0, 0] > 0x100 + 490
 
 
+def test_windows_come_from_all_over_a_text_that_is_not_long() -> None:
+    """It is encoded at once, and has more tokens than the windows take."""
+    text = "".join(chr(0x100 + at // 100) for at in range(20_000))
+
+    windows = text_windows(text, by_character, 128)
+
+    assert len(windows) == 64
+    assert windows[0][0, 0] == 0x100
+    assert windows[-1][0, -1] == 0x100 + 199
+
+
 def test_text_windows_a_short_text_do_not_overlap() -> None:
     windows = text_windows("".join(chr(0x100 + at) for at in range(1000)), by_character, 256)
 

@@ -42,7 +42,7 @@ def factored(monkeypatch) -> list[torch.Tensor]:
 
 def test_input_sums_add_up_what_weights_read(factored) -> None:
     layer, sums, x = Gated(), InputSums(), read()
-    with torch.no_grad(), sums.summing("layers.0", layer):
+    with torch.no_grad(), sums.summing("layers.0", layer, NAMES):
         layer(x)
         layer(2 * x)
     sums.take_root(NAMES[0])
@@ -52,7 +52,7 @@ def test_input_sums_add_up_what_weights_read(factored) -> None:
 
 def test_input_sums_are_shared_by_weights_that_read_one_tensor(factored) -> None:
     layer, sums = Gated(), InputSums()
-    with torch.no_grad(), sums.summing("layers.0", layer):
+    with torch.no_grad(), sums.summing("layers.0", layer, NAMES):
         layer(read())
     gate, up, down = (sums.take_root(name) for name in NAMES)
 
@@ -63,7 +63,7 @@ def test_input_sums_are_shared_by_weights_that_read_one_tensor(factored) -> None
 
 def test_input_sums_forget_a_root_that_no_weight_needs_any_more() -> None:
     layer, sums = Gated(), InputSums()
-    with torch.no_grad(), sums.summing("layers.0", layer):
+    with torch.no_grad(), sums.summing("layers.0", layer, NAMES):
         layer(read())
     for name in NAMES:
         sums.take_root(name)
@@ -79,7 +79,7 @@ def test_input_sums_are_apart_where_a_tensor_was_written_in_between(factored) ->
             return self.down(gate * self.up(x.mul_(2)))
 
     layer, sums, x = Writing(), InputSums(), read()
-    with torch.no_grad(), sums.summing("layers.0", layer):
+    with torch.no_grad(), sums.summing("layers.0", layer, NAMES):
         layer(x.clone())
     for name in NAMES[:2]:
         sums.take_root(name)
@@ -89,7 +89,7 @@ def test_input_sums_are_apart_where_a_tensor_was_written_in_between(factored) ->
 
 def test_input_sums_part_where_weights_read_one_tensor_only_at_times(factored) -> None:
     layer, sums, x = Gated(), InputSums(), read()
-    with torch.no_grad(), sums.summing("layers.0", layer):
+    with torch.no_grad(), sums.summing("layers.0", layer, NAMES):
         layer(x)
         layer(x, changed=2.0)
     for name in NAMES[:2]:
@@ -102,7 +102,7 @@ def test_input_sums_part_where_weights_read_one_tensor_only_at_times(factored) -
 
 def test_input_sums_stay_apart_where_weights_read_one_tensor_later(factored) -> None:
     layer, sums, x = Gated(), InputSums(), read()
-    with torch.no_grad(), sums.summing("layers.0", layer):
+    with torch.no_grad(), sums.summing("layers.0", layer, NAMES):
         layer(x, changed=2.0)
         layer(x)
     for name in NAMES[:2]:
@@ -111,6 +111,18 @@ def test_input_sums_stay_apart_where_weights_read_one_tensor_later(factored) -> 
     once = x[0].t() @ x[0]
     torch.testing.assert_close(factored[0], 2 * once)
     torch.testing.assert_close(factored[1], 5 * once)
+
+
+def test_input_sums_are_those_of_the_named_weights_alone(factored) -> None:
+    layer, sums = Gated(), InputSums()
+    with torch.no_grad(), sums.summing("layers.0", layer, NAMES[:1]):
+        layer(read())
+    root = sums.take_root(NAMES[0])
+
+    assert root is not None
+    assert [sums.take_root(name) for name in NAMES[1:]] == [None, None]
+    assert not sums._sums
+    assert not sums._roots
 
 
 def test_input_sums_of_a_layer_that_never_ran_are_none() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pilotlight_loader import BakedCheckpoint
+from pilotlight_loader import BakedCheckpoint, DiskFullError
 from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.layers import QuantizedEmbedding, QuantizedLinear
 from pilotlight_platform.engine import source
@@ -148,6 +148,35 @@ def test_quantized_without_a_text_is_calibrated_with_what_the_model_says(
     assert any(message.startswith("making up a text to calibrate with") for message in said)
     assert not any("rounding to the nearest" in message for message in said)
     assert not torch.equal(_codes(made), _codes(quantized("int4")))
+
+
+def _lacking_memory(*_: object) -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)  # torch's own error
+
+
+def _lacking_room(*_: object) -> None:
+    raise DiskFullError(Path("somewhere"), 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "error", "message"),
+    [
+        (_lacking_memory, RuntimeError, "allocate memory"),
+        (_lacking_room, SourceError, "disk is full"),
+    ],
+)
+def test_quantized_is_not_rounded_otherwise_for_want_of_what_may_come_back(
+    quantized, tmp_path, monkeypatch, lacking, error, message
+) -> None:
+    monkeypatch.setattr(source, "own_windows", lacking)
+    with pytest.raises(error, match=message):
+        bake_source(
+            quantized.source,
+            tmp_path,
+            dtype="bfloat16",
+            report=lambda *_: None,
+            quantizing=Quantizing("int4"),
+        )
 
 
 def test_quantized_with_a_text_needs_a_tokenizer(quantized, tmp_path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import MambaConfig, MambaForCausalLM
 
+from pilotlight_loader import wide_product
 from pilotlight_platform.engine import side_files
 from pilotlight_platform.engine import source as source_module
 from pilotlight_platform.engine import verify as verify_module
@@ -224,6 +226,26 @@ def test_checkpoint_that_answers_differently_is_refused(bake, monkeypatch):
 
     with pytest.raises(VerificationError, match="logits differ"):
         bake()
+
+
+def test_worker_and_source_multiply_alike_where_a_cpu_has_no_bf16_kernels(bake, monkeypatch):
+    """Else rounding alone could refuse a right model of many layers."""
+    monkeypatch.setattr(wide_product, "lacks_kernels", lambda: True)
+    differences, kinds = [], []
+
+    def compare(source, module, prompt, tolerance):
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            differences.append((source(input_ids=ids).logits - module(input_ids=ids).logits).any())
+        kinds.append({type(layer) for layer in module.modules() if isinstance(layer, nn.Linear)})
+        real(source, module, prompt, tolerance)
+
+    real = verify_module._compare_logits
+    monkeypatch.setattr(verify_module, "_compare_logits", compare)
+    bake(dtype="bfloat16")
+
+    assert not differences[0]
+    assert kinds[0] == {wide_product.WideLinear}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

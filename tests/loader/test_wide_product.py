@@ -57,15 +57,18 @@ def _layer() -> WideLinear:
 
 
 @pytest.mark.usefixtures("lacking")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(8, COLUMNS), (2, 5, COLUMNS)])
-def test_wide_linear_is_the_product_and_its_bias(shape: tuple[int, ...]) -> None:
-    layer, x = _layer(), _states(shape)
+def test_wide_linear_is_the_product_and_its_bias(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    layer, x = _layer().to(dtype), _states(shape, dtype)
     assert wide_product.takes(x, layer.weight)
     with torch.no_grad():
         actual = layer(x)
     expected = functional.linear(x.double(), layer.weight.double(), layer.bias.double())
 
-    assert actual.dtype == torch.bfloat16
+    assert actual.dtype == dtype
     assert actual.shape == expected.shape
     torch.testing.assert_close(actual.double(), expected, rtol=0.01, atol=0.1)
 
@@ -166,6 +169,30 @@ def test_wide_prepare_compiles_where_kernels_lack(monkeypatch: pytest.MonkeyPatc
     wide_product.prepare()
 
     assert asked == [True]
+
+
+def test_wide_linear_adds_a_bias_before_it_rounds(compiled: list[int]) -> None:
+    """Rounded by itself, 257 is 256 in bf16: the next number is 258."""
+    weight = torch.ones(4, 16, dtype=torch.bfloat16)
+    bias = torch.full((4,), 1.0, dtype=torch.bfloat16)
+    for rows in (1, 2, 4, 5, 65):  # compiled kernels, and parts in float32
+        x = torch.zeros(rows, 16, dtype=torch.bfloat16)
+        x[:, 0], x[:, 1] = 256, 1
+
+        assert wide_product.linear(x, weight, bias).eq(258).all()
+    assert compiled == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("rows", [3, 80])
+def test_wide_linear_leaves_a_bias_of_another_dtype_to_linear(
+    compiled: list[int], rows: int
+) -> None:
+    layer = _layer()
+    layer.bias.data = layer.bias.data.float()
+
+    with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+        layer(_states((rows, COLUMNS)))
+    assert compiled == []
 
 
 @pytest.mark.parametrize("lacks", [True, False])

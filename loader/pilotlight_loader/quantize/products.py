@@ -119,7 +119,10 @@ def _scaled_product(
     weight = scratch(codes.shape, x.dtype)
     convert(codes, weight)
     if x.dtype == torch.float16:
-        return functional.linear(x, weight.mul_(scales[:, None]))
+        weight.mul_(scales[:, None])
+        if wide_product.takes(x, weight):
+            return wide_product.linear(x, weight)
+        return functional.linear(x, weight)
     if wide_product.takes(x, weight):
         return wide_product.linear(x, weight).mul_(scales)
     return functional.linear(x, weight) * scales

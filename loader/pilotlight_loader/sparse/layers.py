@@ -37,7 +37,7 @@ class SparseLinear(nn.Linear):
         if input.is_meta:  # a rehearsal without arithmetic
             return input.new_empty(*input.shape[:-1], self.out_features)
         weight = self._usable()
-        if wide_product.takes(input, weight):
+        if wide_product.takes(input, weight, self.bias):
             return wide_product.linear(input, weight, self.bias)
         return functional.linear(input.contiguous(), weight, self.bias)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,21 @@ class _CapturedError(Exception):
 class GptqRounding:
     """Rounds what is in a decoder's layers with GPTQ, the rest to the nearest.
 
-    Holds the windows' hidden states and the sums of one layer's inputs. *model* gets the rounded
-    weights, from files in *directory* that nobody sees: they would be as much memory as the model.
+    Holds the windows' hidden states and the sums of what those of one layer's *weights* read that
+    are yet to be rounded. *model* gets the rounded weights, from files in *directory* that nobody
+    sees: they would be as much memory as the model.
     """
 
-    def __init__(self, model: nn.Module, windows: list[torch.Tensor], directory: Path) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        windows: list[torch.Tensor],
+        directory: Path,
+        weights: Container[str],
+    ) -> None:
         self._model = model
         self._windows = windows
+        self._weights = weights
         self._directory = directory
         self._nearest = NearestRounding()
         self._stack: str | None = None  # the list of layers that it is in
@@ -88,7 +97,7 @@ class GptqRounding:
                 for passed in layers[self._at : at]:  # their weights are the rounded ones by now
                     inputs.hidden = _run(passed, inputs)
             self._stack, self._at = stack, at
-            with self._sums.summing(f"{stack}.{at}", layers[at]):
+            with self._sums.summing(f"{stack}.{at}", layers[at], self._weights):
                 for inputs in self._inputs:
                     _run(layers[at], inputs)
 

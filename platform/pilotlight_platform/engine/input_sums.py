@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,12 +22,13 @@ class InputSums:
         self._last: tuple[str, torch.Tensor, int] | None = None  # read by whom, in which version
 
     @contextmanager
-    def summing(self, prefix: str, layer: nn.Module) -> Iterator[None]:
-        """Add up what the linear layers of *layer* read while it runs; *prefix* is its name."""
+    def summing(self, prefix: str, layer: nn.Module, weights: Container[str]) -> Iterator[None]:
+        """Add up what those of *weights* read that linear layers of *layer* have, while it runs;
+        *prefix* is its name."""
         hooks = [
             module.register_forward_pre_hook(self._adding(f"{prefix}.{name}.weight"))
             for name, module in layer.named_modules()
-            if isinstance(module, nn.Linear)
+            if isinstance(module, nn.Linear) and f"{prefix}.{name}.weight" in weights
         ]
         try:
             yield

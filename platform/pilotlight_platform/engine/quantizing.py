@@ -64,27 +64,11 @@ def write_quantized(
     wished for keeps them; without a wish only such weights are quantized, and *baked* is returned
     as it is where there is none. Raises LoaderError: QuantizationError where a weight cannot be.
     """
-    weights = {
-        name: shape for name, shape in quantizable_weights(module).items() if name in baked.tensors
-    }
-    kept = {} if source is None else _kept(module, weights, source)
-    if quantizing is None:
-        schemes = kept
-        if not schemes:
+    schemes, kept = schemes_of(module, baked, quantizing, source)
+    if not schemes:
+        if quantizing is None:
             return baked
-    else:
-        kind, skip = quantizing.kind, quantizing.skip
-        schemes = plan_schemes(module, kind, weights, skip, uniform=quantizing.uniform)
-        # What is rounded already gains nothing from more bits.
-        uniform = plan_schemes(module, kind, weights, skip, uniform=True)
-        kept = {
-            name: scheme
-            for name, scheme in kept.items()
-            if schemes.get(name) == scheme or (name in uniform and scheme.kind == kind)
-        }
-        schemes |= kept
-        if not schemes:
-            raise CheckpointError(baked.path, "no weight is left to quantize: skip fewer")
+        raise CheckpointError(baked.path, "no weight is left to quantize: skip fewer")
     if source is not None:
         rounding = SourceCodes(source, kept, rounding)
     part = baked.path.with_name(f"quantized.{baked.path.name}")
@@ -94,6 +78,31 @@ def write_quantized(
     finally:
         part.unlink(missing_ok=True)
     return BakedCheckpoint.open(baked.path)
+
+
+def schemes_of(
+    module: nn.Module,
+    baked: BakedCheckpoint,
+    quantizing: Quantizing | None,
+    source: QuantizedSource | None,
+) -> tuple[dict[str, Scheme], dict[str, Scheme]]:
+    """How write_quantized() quantizes each weight; and those of them that keep *source*'s codes."""
+    weights = {
+        name: shape for name, shape in quantizable_weights(module).items() if name in baked.tensors
+    }
+    kept = {} if source is None else _kept(module, weights, source)
+    if quantizing is None:
+        return kept, kept
+    kind, skip = quantizing.kind, quantizing.skip
+    schemes = plan_schemes(module, kind, weights, skip, uniform=quantizing.uniform)
+    # What is rounded already gains nothing from more bits.
+    uniform = plan_schemes(module, kind, weights, skip, uniform=True)
+    kept = {
+        name: scheme
+        for name, scheme in kept.items()
+        if schemes.get(name) == scheme or (name in uniform and scheme.kind == kind)
+    }
+    return schemes | kept, kept
 
 
 def _kept(

@@ -34,11 +34,13 @@ from pilotlight_platform.engine.quantizing import (
     Quantizing,
     quantization_name,
     restore_quantized,
+    schemes_of,
     write_quantized,
 )
 from pilotlight_platform.engine.side_files import save_side_files
 from pilotlight_platform.engine.skeleton import (
     context_length,
+    hasten_products,
     load_tokenizer,
     straighten_output_input,
 )
@@ -106,7 +108,8 @@ def bake_source(
     packed = None
     if not baked.quantized and not baked.sparse:
         packed = _pack(model, destination, baked, report)
-    straighten_output_input(model)  # the same kernels on both sides
+    straighten_output_input(model)  # the same kernels on both sides, as a skeleton has them
+    hasten_products(model)
     verify(destination, model, report, quantized=bool(baked.quantized))
     if packed is not None and not _is_verified(destination, model, report):
         packed.path.unlink()
@@ -204,11 +207,12 @@ def _quantize(
             try:
                 _check_patience(model, quantizing)
                 windows = _calibration_windows(model, quantizing.text, source.path, report)
-                quantized = write(GptqRounding(model, windows, baked.path.parent))
+                schemes, _ = schemes_of(model, baked, quantizing, source.quantized)
+                quantized = write(GptqRounding(model, windows, baked.path.parent, schemes))
                 rounding = "gptq"
-            except (DiskFullError, MemoryError, OSError):
-                raise  # it may pass: what is rounded otherwise is baked once and for all
             except Exception as error:  # ours, or whatever the architecture makes of it
+                if _may_pass(error):
+                    raise  # what is rounded otherwise is baked once and for all
                 if quantizing.rounding == "gptq" or quantizing.text is not None:
                     raise
                 if not isinstance(error, CalibrationError):
@@ -219,6 +223,12 @@ def _quantize(
         return quantized, None if quantizing is None else rounding
     except (LoaderError, CalibrationError) as error:
         raise SourceError(f"cannot quantize: {error}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether memory or disk was missing; torch's own allocator has no class for that."""
+    lacks_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return lacks_memory or isinstance(error, DiskFullError | MemoryError | OSError)
 
 
 def _check_patience(model: Any, quantizing: Quantizing) -> None:

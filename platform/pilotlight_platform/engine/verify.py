@@ -23,8 +23,8 @@ from pilotlight_platform.schemas.generation import (
 _PROMPT_TOKENS = 8
 _ANSWER_TOKENS = 4
 
-# Same weights and same kernels give the same bits; this leaves room for kernels that choose
-# their blocking by where a tensor lies in memory.
+# Same weights and same kernels (hasten_products()) give the same bits; this leaves room for kernels
+# that choose their blocking by where a tensor lies in memory.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 # The source's weights are the dequantized ones, rounded to its dtype; the kernels round elsewhere:
 # activations to 15 bits at most, so that float32 is no better than this.
@@ -44,7 +44,8 @@ def verify(
     packed: bool = False,
     quantized: bool = False,
 ) -> None:
-    """Attach the checkpoint in *directory* as a worker would and compare it with *source*.
+    """Attach the checkpoint in *directory* as a worker would and compare it with *source*, which
+    multiplies as a worker does: hasten_products().
 
     *packed*: the file for this CPU's kernel, else the one for any. *quantized*: the source has
     the dequantized weights. A source in fewer than 32 bits need not choose the same token of two
