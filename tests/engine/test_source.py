@@ -231,6 +231,8 @@ def test_checkpoint_that_answers_differently_is_refused(bake, monkeypatch):
 def test_worker_and_source_multiply_alike_where_a_cpu_has_no_bf16_kernels(bake, monkeypatch):
     """Else rounding alone could refuse a right model of many layers."""
     monkeypatch.setattr(wide_product, "lacks_kernels", lambda: True)
+    prepared = []
+    monkeypatch.setattr(wide_product, "prepare", lambda: prepared.append(True))
     differences, kinds = [], []
 
     def compare(source, module, prompt, tolerance):
@@ -246,6 +248,7 @@ def test_worker_and_source_multiply_alike_where_a_cpu_has_no_bf16_kernels(bake, 
 
     assert not differences[0]
     assert kinds[0] == {wide_product.WideLinear}
+    assert prepared
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -5,6 +5,7 @@ import threading
 
 import torch
 
+from pilotlight_loader import scratch as scratch_module
 from pilotlight_loader.scratch import scratch, scratch_address
 
 
@@ -14,6 +15,8 @@ def test_scratch_address_holds_what_was_asked_for() -> None:
 
         assert ctypes.string_at(scratch_address(nbytes), nbytes) == b"\xff" * nbytes
         assert scratch_address(nbytes) % 64 == 0
+        block = scratch_module._MINE.block
+        assert scratch_address(nbytes) + nbytes <= block.data_ptr() + len(block)
 
 
 def test_scratch_address_stays_until_more_is_needed() -> None:

@@ -152,6 +152,28 @@ def test_wide_linear_compiles_nothing_that_does_not_fit(
     assert compiled == []
 
 
+def test_wide_linear_takes_a_bias_of_any_stride(compiled: list[int]) -> None:
+    weight, x, bias = _states((ROWS, COLUMNS)), _states((3, COLUMNS)), _states((ROWS, 2))[:, 0]
+
+    expected = wide_product.linear(x, weight, bias.contiguous())
+    assert torch.equal(wide_product.linear(x, weight, bias), expected)
+    assert compiled == [3, 3]
+
+
+def test_wide_linear_keeps_a_weights_gradient(compiled: list[int]) -> None:
+    layer = _layer()
+    layer(_states((3, COLUMNS))).sum().backward()
+
+    assert layer.weight.grad is not None
+    assert compiled == []
+
+
+def test_wide_lacks_no_kernels_where_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+
+    assert not wide_product.lacks_kernels.__wrapped__()
+
+
 def test_wide_linear_keeps_gradients(compiled: list[int]) -> None:
     layer, x = _layer(), _states((3, COLUMNS)).requires_grad_()
     layer(x).sum().backward()

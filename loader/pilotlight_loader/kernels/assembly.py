@@ -17,6 +17,9 @@ DECLARED = (
     "declare void @GOMP_parallel(ptr, ptr, i32, i32)",
     "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)",
 )
+_AHEAD_BYTES = 8192  # of a prefetch, into the second cache; beyond a page the CPU does not guess
+_LINE_BYTES = 64
+_PIECES = 8  # of a thread's share
 _NAN = 0x7FC0  # in bfloat16
 
 
@@ -64,8 +67,8 @@ class Function:
         return self.let(f"call {result} @{name}({arguments})")
 
     def word(self, index: int, kind: str = "i64") -> str:
-        """An argument: `i64`, or `ptr`."""
-        return self.let(f"load {kind}, ptr {self.at('%words', str(index), 'i64')}")
+        """An argument: `i64`, or `ptr`; after the first word, which shared() counts in."""
+        return self.let(f"load {kind}, ptr {self.at('%words', str(index + 1), 'i64')}")
 
     def at(self, pointer: str, index: str, element: str) -> str:
         """The address of the *index*-th element."""
@@ -91,6 +94,16 @@ class Function:
         self.put(kind, value, name)
         return name
 
+    def zeros(self, kind: str, count: int) -> list[str]:
+        """So many variables, of registers."""
+        return [self.cell(kind, "zeroinitializer") for _ in range(count)]
+
+    def prefetch(self, pointer: str, nbytes: int) -> None:
+        """What a thread will want that reads on from *pointer*, so many bytes at a time."""
+        for offset in range(_AHEAD_BYTES, _AHEAD_BYTES + nbytes, _LINE_BYTES):
+            address = self.at(pointer, str(offset), "i8")
+            self.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
+
     def get(self, kind: str, cell: str) -> str:
         return self.let(f"load {kind}, ptr {cell}")
 
@@ -114,14 +127,30 @@ class Function:
         self.do(f"br label %{head}")
         self._lines.append(f"{end}:")
 
-    def share(self, total: str) -> tuple[str, str]:
-        """Start and end of what this thread does of *total* things."""
-        thread = self.let("call i32 @omp_get_thread_num()")
+    @contextlib.contextmanager
+    def shared(self, total: str) -> Iterator[str]:
+        """Yields the index of each of *total* things that this thread does, as they come.
+
+        In pieces, an eighth of a thread's share each, so that one that is slower, as the CPU does
+        something else beside it, does fewer. The first word counts those that are begun.
+        """
         threads = self.let("call i32 @omp_get_num_threads()")
-        wide, count = (self.let(f"zext i32 {number} to i64") for number in (thread, threads))
-        ends = (self.product(total, wide), self.product(total, self.sum(wide, "1")))
-        start, end = (self.let(f"udiv i64 {end}, {count}") for end in ends)
-        return start, end
+        pieces = self.product(self.let(f"zext i32 {threads} to i64"), str(_PIECES))
+        up = self.let(f"sub i64 {self.sum(total, pieces)}, 1")
+        piece = self.let(f"udiv i64 {up}, {pieces}")
+        piece = self.call("i64", "llvm.smax.i64", "i64", piece, "1")
+        self._count += 1
+        head, body, end = (f"{part}{self._count}" for part in ("take", "work", "done"))
+        self.do(f"br label %{head}")
+        self._lines.append(f"{head}:")
+        start = self.let(f"atomicrmw add ptr %words, i64 {piece} monotonic")
+        left = self.let(f"icmp slt i64 {start}, {total}")
+        self.do(f"br i1 {left}, label %{body}, label %{end}")
+        self._lines.append(f"{body}:")
+        with self.loop(start, self.least(self.sum(start, piece), total)) as index:
+            yield index
+        self.do(f"br label %{head}")
+        self._lines.append(f"{end}:")
 
     def fma(self, left: str, right: str, cell: str) -> None:
         """cell += left * right, in floats."""
@@ -185,6 +214,7 @@ class Function:
         return self.let(f"call reassoc float @{name}(float 0.0, {kind} {values[0]})")
 
     def run_by_threads(self, body: Function) -> None:
+        self.do("store i64 0, ptr %words")
         self.do(f"call void @GOMP_parallel(ptr @{body.name}, ptr %words, i32 0, i32 0)")
 
     def text(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from pilotlight_loader.kernels import float_rows, tiles
-from pilotlight_loader.kernels.compiler import Compiler, by_rows, run
+from pilotlight_loader.kernels import float_rows
+from pilotlight_loader.kernels.by_rows import ByRows
+from pilotlight_loader.kernels.compiler import Compiler, run
 from pilotlight_loader.kernels.trial import compare, some_rows, some_weight
 from pilotlight_loader.scratch import scratch_address
 
@@ -21,26 +22,23 @@ class BfloatProduct:
         self._compiler = compiler  # the code goes with it
         kernels = [float_rows.functions("bf16", rows, compiler.target) for rows in _FEW]
         tile = float_rows.tile_functions("bf16", compiler.target)
-        *few, self._many = compiler.compile([*kernels, tile])
-        self._few = by_rows(dict(zip(_FEW, few, strict=True)))
+        *few, many = compiler.compile([*kernels, tile])
+        self._kernels = ByRows(dict(zip(_FEW, few, strict=True)), many)
 
     def rows(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         """x [rows, K], *weight* [N, K], *bias* [N], all contiguous; K is a multiple of 16."""
-        rows, (height, width) = len(x), weight.shape
-        if rows < len(self._few):
-            padded, kernel = self._few[rows]
-        else:
-            padded, kernel = tiles.tiled(rows), self._many
-        product = torch.empty(padded, height, dtype=x.dtype, device="cpu")
+        rows, (height, width) = x.shape[0], weight.shape
+        written, kernel = self._kernels.choose(rows)
+        product = torch.empty(written, height, dtype=x.dtype, device="cpu")
         run(
             kernel,
-            *(x.data_ptr(), scratch_address(padded * width * _FLOAT_BYTES), weight.data_ptr()),
+            *(x.data_ptr(), scratch_address(written * width * _FLOAT_BYTES), weight.data_ptr()),
             *(0 if bias is None else bias.data_ptr(), product.data_ptr()),
-            *(height, width, rows, padded),
+            *(height, width, rows, written),
         )
-        return product if rows == padded else product[:rows]
+        return product if rows == written else product[:rows]
 
     def try_out(self) -> None:
         """Raises ArithmeticError where it computes something else."""

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 
 from pilotlight_loader.kernels import float_rows, fp8_dense
-from pilotlight_loader.kernels.compiler import Compiler, by_rows, run
+from pilotlight_loader.kernels.by_rows import ByRows
+from pilotlight_loader.kernels.compiler import Compiler, run
 from pilotlight_loader.kernels.trial import compare, some_bytes, some_rows
 from pilotlight_loader.scratch import scratch_address
 
@@ -26,26 +27,26 @@ class ByteProduct:
         self._compiler = compiler  # the code goes with it
         kernels = [float_rows.functions(kind, height, compiler.target) for height in _HEIGHTS]
         *rows, dense = compiler.compile([*kernels, fp8_dense.functions(compiler.target)])
-        self._by_rows = by_rows(dict(zip(_HEIGHTS, rows, strict=True)))
+        self._kernels = ByRows(dict(zip(_HEIGHTS, rows, strict=True)), None)
         self._dense = dense
 
     def rows(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """The product of 1 to MAX_ROWS rows; *codes* [N, K], *scales* [N]."""
         rows = x.shape[0]
         height, width = codes.shape
-        compiled_rows, kernel = self._by_rows[rows]
-        product = torch.empty(compiled_rows, height, dtype=x.dtype, device="cpu")
+        written, kernel = self._kernels.choose(rows)
+        product = torch.empty(written, height, dtype=x.dtype, device="cpu")
         run(
             kernel,
             *(
                 x.data_ptr(),
-                scratch_address(compiled_rows * width * _FLOAT_BYTES),
+                scratch_address(written * width * _FLOAT_BYTES),
                 codes.data_ptr(),
                 scales.data_ptr(),
             ),
-            *(product.data_ptr(), height, width, rows, compiled_rows),
+            *(product.data_ptr(), height, width, rows, written),
         )
-        return product if rows == compiled_rows else product[:rows]
+        return product if rows == written else product[:rows]
 
     def numbers(self, codes: torch.Tensor, numbers: torch.Tensor) -> None:
         """Fill *numbers* with what fp8 codes are without their scales."""

@@ -75,6 +75,7 @@ def fits(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> bool:
     return (
         x.dtype is torch.bfloat16
         and scales.dtype is torch.bfloat16
+        and x.is_cpu
         and codes.is_cpu
         and x.shape[1] % WIDTHS == 0
         and x.is_contiguous()
@@ -111,7 +112,8 @@ def _tried(key: str, make: Callable[[Compiler], _Product]) -> _Product | None:
 
 
 def _is_narrow() -> bool:
-    compiler = _compiler()
+    with _choosing:  # that only one is made
+        compiler = _compiler()
     return compiler is not None and compiler.target.lanes == short_rows.TARGET.lanes
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,10 @@ class Compiler:
         return library.link(self._compiler, f"pilotlight_{next(self._numbers)}")
 
 
-def by_rows(kernels: Mapping[int, Kernel]) -> list[tuple[int, Kernel]]:
-    """For 0, 1, 2 … rows the kernel that is for the fewest of at least so many, and how many."""
-    enough = [min(k for k in kernels if k >= rows) for rows in range(max(kernels) + 1)]
-    return [(rows, kernels[rows]) for rows in enough]
-
-
 def run(kernel: Kernel, *words: int) -> None:
     """Call it with addresses and sizes."""
     torch.get_num_threads()  # the first in a thread tells that thread's OpenMP how many it may have
-    kernel((ctypes.c_int64 * len(words))(*words))
+    kernel((ctypes.c_int64 * (1 + len(words)))(0, *words))
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:

@@ -18,8 +18,6 @@ from pilotlight_loader.kernels.tiles import tiles
 
 FloatKind = Literal["int8", "fp8", "bf16"]
 
-_AHEAD_BYTES = 8192  # of the prefetch, into the second cache; beyond a page the CPU does not guess
-_LINE_BYTES = 64
 _CHAINS = 8  # sums that are independent of each other: more than the latency of an addition
 _ELEMENTS = {"int8": "i8", "fp8": "i8", "bf16": "i16"}
 
@@ -50,13 +48,12 @@ def _entry(name: str, body: Function) -> Function:
 def _rows(kind: FloatKind, rows: int, target: Target) -> Function:
     write = Function(f"{kind}_rows_{rows}_body", target)
     weight = _Weight(write, kind)
-    start, end = write.share(weight.height)
     chains = max(1, _CHAINS // rows)
     step = chains * target.lanes
     whole = write.let(f"and i64 {weight.width}, {-step}")
     xs = [weight.numbers(str(m)) for m in range(rows)]
-    with write.loop(start, end) as row:
-        sums = [_zeros(write, rows) for _ in range(chains)]
+    with write.shared(weight.height) as row:
+        sums = [write.zeros(write.floats, rows) for _ in range(chains)]
         line = weight.line(row)
         with write.loop("0", whole, step) as i:
             weight.prefetch(line, i, step)
@@ -75,7 +72,7 @@ def _tiles(kind: FloatKind, target: Target) -> Function:
     weight = _Weight(write, kind)
     with tiles(write, weight.height, write.word(8)) as (x_rows, rows):
         lines, xs = [weight.line(at) for at in rows], [weight.numbers(at) for at in x_rows]
-        sums = [_zeros(write, len(rows)) for _ in x_rows]
+        sums = [write.zeros(write.floats, len(rows)) for _ in x_rows]
         with write.loop("0", weight.width, target.lanes) as i:
             weight.step(lines, xs, i, sums)
         for at, cells in zip(x_rows, sums, strict=True):
@@ -104,7 +101,7 @@ class _Weight:
         return self._write.at(self._x, self._write.product(row, self.width), "float")
 
     def prefetch(self, line: str, column: str, count: int) -> None:
-        prefetch(self._write, self._write.at(line, column, self._element), self._nbytes(count))
+        self._write.prefetch(self._write.at(line, column, self._element), self._nbytes(count))
 
     def step(
         self, lines: Sequence[str], xs: Sequence[str], column: str, sums: Sequence[Sequence[str]]
@@ -139,17 +136,6 @@ class _Weight:
 
     def _nbytes(self, count: int) -> int:
         return count * int(self._element[1:]) // 8
-
-
-def _zeros(write: Function, count: int) -> list[str]:
-    return [write.cell(write.floats, "zeroinitializer") for _ in range(count)]
-
-
-def prefetch(write: Function, pointer: str, nbytes: int) -> None:
-    """What a thread that reads on from *pointer* will want."""
-    for offset in range(_AHEAD_BYTES, _AHEAD_BYTES + nbytes, _LINE_BYTES):
-        address = write.at(pointer, str(offset), "i8")
-        write.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
 
 
 def load_codes(write: Function, kind: FloatKind, pointer: str) -> str:

@@ -15,11 +15,12 @@ def functions(target: Target) -> list[Function]:
     """`fp8_dense`: body and entry."""
     body = Function("fp8_dense_body", target)
     codes, numbers = (body.word(i, "ptr") for i in (0, 1))
-    start, end = body.share(body.let(f"udiv i64 {body.word(2)}, {_PIECE}"))
-    first, last = (body.product(piece, str(_PIECE)) for piece in (start, end))
-    with body.loop(first, last, target.lanes) as i:
-        values = load_codes(body, "fp8", body.at(codes, i, "i8"))
-        body.store(values, body.at(numbers, i, "i16"))
+    count = body.let(f"udiv i64 {body.word(2)}, {_PIECE}")
+    with body.shared(count) as piece:
+        first = body.product(piece, str(_PIECE))
+        with body.loop(first, body.sum(first, str(_PIECE)), target.lanes) as i:
+            values = load_codes(body, "fp8", body.at(codes, i, "i8"))
+            body.store(values, body.at(numbers, i, "i16"))
     entry = Function("fp8_dense", target)
     entry.run_by_threads(body)
     return [body, entry]

@@ -25,8 +25,7 @@ def _body(block: int, target: Target) -> Function:
     codes, pairs, weight = (write.word(i, "ptr") for i in range(3))
     blocks, width, groups, pair_bytes, line_bytes = (write.word(i) for i in range(3, 8))
     group = write.let(f"udiv i64 {width}, {groups}")
-    start, end = write.share(write.product(blocks, groups))
-    with write.loop(start, end) as unit:
+    with write.shared(write.product(blocks, groups)) as unit:
         g, b = (write.let(f"{verb} i64 {unit}, {blocks}") for verb in ("udiv", "urem"))
         pair = write.at(pairs, write.product(g, pair_bytes), "i8")
         pair = write.at(pair, write.product(b, str(block)), "i32")

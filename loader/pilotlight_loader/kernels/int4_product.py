@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pilotlight_loader.kernels import int4_rows, int4_tiles, int4_unit, tiles
+from pilotlight_loader.kernels import int4_rows, int4_tiles, int4_unit
+from pilotlight_loader.kernels.by_rows import ByRows
 from pilotlight_loader.kernels.compiler import Compiler, run
 from pilotlight_loader.kernels.trial import compare, some_int4, some_rows
 from pilotlight_loader.quantize import int4_layout
@@ -13,7 +14,7 @@ from pilotlight_loader.scratch import scratch_address
 _FEW = (1, 2)  # rows that kernels of their own are for
 _AT_ONCE = 256  # rows, that what they are summed up in stays in the caches
 _TRIED_ROWS = (1, 2, 5)
-_FLOAT_BYTES, _NUMBER_BYTES = 4, 2
+_FLOAT_BYTES, _NUMBER_BYTES, _BFLOAT_BYTES = 4, 2, 2
 
 
 class Int4Product:
@@ -22,39 +23,45 @@ class Int4Product:
     def __init__(self, compiler: Compiler, block: int) -> None:
         self._block = block
         self._compiler = compiler  # the code goes with it
-        few = [int4_rows.functions(rows, block) for rows in _FEW]
-        *self._few, self._many = compiler.compile([*few, int4_tiles.functions(block)])
+        kernels = [int4_rows.functions(rows, block) for rows in _FEW]
+        *few, many = compiler.compile([*kernels, int4_tiles.functions(block)])
+        self._kernels = ByRows(dict(zip(_FEW, few, strict=True)), many)
 
     def rows(self, x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
         """The product; *packed* and *pairs* as in int4_layout."""
-        product = torch.empty(len(x), pairs.shape[1], dtype=x.dtype, device="cpu")
-        if len(x) <= _AT_ONCE:
-            self._fill(product, x, packed, pairs)
-            return product
-        for start in range(0, len(x), _AT_ONCE):
-            span = slice(start, start + _AT_ONCE)
-            self._fill(product[span], x[span], packed, pairs)
+        rows = x.shape[0]
+        product = torch.empty(rows, pairs.shape[1], dtype=x.dtype, device="cpu")
+        for start in range(0, rows, _AT_ONCE):
+            self._fill(product, x, packed, pairs, start)
         return product
 
     def _fill(
-        self, product: torch.Tensor, x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor
+        self,
+        product: torch.Tensor,
+        x: torch.Tensor,
+        packed: torch.Tensor,
+        pairs: torch.Tensor,
+        start: int,
     ) -> None:
-        rows, width = x.shape
+        rows, width = min(_AT_ONCE, x.shape[0] - start), x.shape[1]
         groups, height, _ = pairs.shape
-        is_few = rows <= len(_FEW)
-        padded = rows if is_few else tiles.tiled(rows)
-        summed = 0 if is_few else torch.get_num_threads() * padded * int4_unit.ROWS
-        factors = padded * groups
+        multiplied, kernel = self._kernels.choose(rows)
+        is_few = rows <= _FEW[-1]  # sums them up in registers
+        summed = 0 if is_few else torch.get_num_threads() * multiplied * int4_unit.ROWS
+        factors = multiplied * groups
         floats = scratch_address(
-            (2 * factors + summed) * _FLOAT_BYTES + padded * width * _NUMBER_BYTES
+            (summed + 2 * factors) * _FLOAT_BYTES + multiplied * width * _NUMBER_BYTES
         )
-        sums = floats + summed * _FLOAT_BYTES
-        totals = sums + factors * _FLOAT_BYTES
+        x_scales = floats + summed * _FLOAT_BYTES
+        x_sums = x_scales + factors * _FLOAT_BYTES
+        numbers = x_sums + factors * _FLOAT_BYTES
+        line_bytes = height * _BFLOAT_BYTES  # of the product; pairs have two numbers
         run(
-            self._few[rows - 1] if is_few else self._many,
-            *(x.data_ptr(), totals + factors * _FLOAT_BYTES, sums, totals, rows, width),
-            *(width // groups, packed.data_ptr(), pairs.data_ptr(), product.data_ptr()),
-            *(height // self._block, 4 * height, 2 * height, floats, padded),
+            kernel,
+            *(x.data_ptr() + start * width * _BFLOAT_BYTES, numbers, x_scales, x_sums),
+            *(rows, width, width // groups, packed.data_ptr(), pairs.data_ptr()),
+            *(product.data_ptr() + start * line_bytes, height // self._block, 2 * line_bytes),
+            *(line_bytes, floats, multiplied),
         )
 
     def try_out(self) -> None:

@@ -23,15 +23,14 @@ def _body(name: str, rows: int, block: int) -> Function:
     write = Function(name, TARGET)
     units = Int4Units(write, block)
     x = units.x
-    start, end = write.share(units.count)
-    with write.loop(start, end) as unit:
+    with write.shared(units.count) as unit:
         codes = units.codes(unit)
-        floats = [_zeros(write, write.floats) for _ in range(rows)]
+        floats = [write.zeros(write.floats, REGISTERS) for _ in range(rows)]
         with write.loop("0", x.groups) as group:
-            ints = [_zeros(write, INTS) for _ in range(rows)]
+            ints = [write.zeros(INTS, REGISTERS) for _ in range(rows)]
             first = write.product(group, x.group)
             with write.loop(first, x.end(first), _COLUMNS) as column:
-                units.prefetch(codes, column)
+                units.prefetch(codes, column, _COLUMNS)
                 for step in range(0, _COLUMNS, 2):
                     at = write.sum(column, str(step))
                     registers = units.registers(codes, at)
@@ -46,7 +45,3 @@ def _body(name: str, rows: int, block: int) -> Function:
         for row in range(rows):
             units.store(unit, str(row), [write.get(write.floats, cell) for cell in floats[row]])
     return write
-
-
-def _zeros(write: Function, kind: str) -> list[str]:
-    return [write.cell(kind, "zeroinitializer") for _ in range(REGISTERS)]

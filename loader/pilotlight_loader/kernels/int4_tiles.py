@@ -50,8 +50,7 @@ class _Tiles:
         count = write.product(self._rows, str(ROWS))
         floats = write.word(UNIT_WORDS, "ptr")
         self._floats = write.at(floats, write.product(thread, count), "float")
-        start, end = write.share(units.count)
-        with write.loop(start, end) as unit:
+        with write.shared(units.count) as unit:
             with write.loop("0", count, write.target.lanes) as i:
                 at = write.at(self._floats, i, "float")
                 write.do(f"store {write.floats} zeroinitializer, ptr {at}, align 4")
@@ -70,7 +69,7 @@ class _Tiles:
         write = self.body
         with write.loop("0", self._pairs) as pair:
             column = write.sum(first, write.product(pair, "2"))
-            self._units.prefetch(codes, column)
+            self._units.prefetch(codes, column, 2)
             for at, register in enumerate(self._units.registers(codes, column)):
                 half, place = divmod(at, _REGISTERS)
                 address = self._register(half, pair, place)
@@ -92,7 +91,7 @@ class _Tiles:
             write.at(x.numbers, write.sum(write.product(row, x.width), first), "i16")
             for row in rows
         ]
-        ints = [[write.cell(INTS, "zeroinitializer") for _ in range(_REGISTERS)] for _ in rows]
+        ints = [write.zeros(INTS, _REGISTERS) for _ in rows]
         with write.loop("0", self._pairs) as pair:
             registers = [
                 write.let(

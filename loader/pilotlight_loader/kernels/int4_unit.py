@@ -19,7 +19,6 @@ ROWS = 32
 REGISTERS = 4
 UNIT_WORDS = WORDS + 6
 _BYTES = 16  # of a column
-_AHEAD_BYTES = 8192  # of the prefetch: see float_rows
 _LOW, _HIGH = (
     ", ".join(f"i32 {n}" for i in range(first, first + 8) for n in (i, i + _BYTES))
     for first in (0, 8)
@@ -45,12 +44,11 @@ class Int4Units:
         at = write.product(write.product(at_block, self.x.width), str(self._column_bytes))
         return write.at(self._codes, write.sum(at, write.product(at_unit, str(_BYTES))), "i8")
 
-    def prefetch(self, codes: str, column: str) -> None:
+    def prefetch(self, codes: str, column: str, columns: int) -> None:
+        """Of a step of so many columns."""
         write = self._write
-        at = write.sum(write.product(column, str(self._column_bytes)), str(_AHEAD_BYTES))
-        write.do(
-            f"call void @llvm.prefetch.p0(ptr {write.at(codes, at, 'i8')}, i32 0, i32 2, i32 1)"
-        )
+        at = write.at(codes, write.product(column, str(self._column_bytes)), "i8")
+        write.prefetch(at, columns * self._column_bytes)
 
     def registers(self, codes: str, column: str) -> list[str]:
         """The codes of this column and the next, 0 … 15."""
@@ -87,8 +85,8 @@ class Int4Units:
         factor, total = (self.x.factor(row, group, at) for at in (self.x.scales, self.x.sums))
         for (scale, shift), of_codes, cell in zip(scales, ints, floats, strict=True):
             value = write.let(f"sitofp {INTS} {write.get(INTS, of_codes)} to {write.floats}")
-            value = write.let(f"fmul {write.floats} {value}, {factor}")
-            write.fma(value, scale, cell)
+            # Both scales first: the sums by x' scale alone could pass the largest float.
+            write.fma(value, write.let(f"fmul {write.floats} {factor}, {scale}"), cell)
             write.fma(total, shift, cell)
 
     def store(self, unit: str, row: str, values: Sequence[str]) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from pilotlight_loader.kernels import int8_rows, tiles
-from pilotlight_loader.kernels.compiler import Compiler, by_rows, run
+from pilotlight_loader.kernels import int8_rows
+from pilotlight_loader.kernels.by_rows import ByRows
+from pilotlight_loader.kernels.compiler import Compiler, run
 from pilotlight_loader.kernels.trial import compare, some_bytes, some_rows
 from pilotlight_loader.scratch import scratch_address
 
 _FEW = (1, 2, 4)  # rows that kernels of their own are for; three are as slow as four
-_AT_ONCE = 256  # rows
+_AT_ONCE = 256  # rows, that x stays in the caches: whole tiles
 _TRIED_ROWS = (1, 2, 3, 7)
-_FLOAT_BYTES, _NUMBER_BYTES = 4, 2
+_FLOAT_BYTES, _NUMBER_BYTES, _BFLOAT_BYTES = 4, 2, 2
 
 
 class Int8Product:
@@ -21,16 +22,18 @@ class Int8Product:
     def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler  # the code goes with it
         kernels = [int8_rows.functions(rows) for rows in _FEW]
-        *few, self._many = compiler.compile([*kernels, int8_rows.tile_functions()])
-        self._few = by_rows(dict(zip(_FEW, few, strict=True)))
+        *few, many = compiler.compile([*kernels, int8_rows.tile_functions()])
+        self._kernels = ByRows(dict(zip(_FEW, few, strict=True)), many)
 
     def rows(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """The product; *codes* [N, K], *scales* [N]."""
-        padded = tiles.tiled(len(x))
-        product = torch.empty(padded, codes.shape[0], dtype=x.dtype, device="cpu")
-        for start in range(0, len(x), _AT_ONCE):
+        rows, height = x.shape[0], codes.shape[0]
+        last = max(0, rows - 1) // _AT_ONCE * _AT_ONCE  # where the last part begins
+        written = last + self._kernels.choose(rows - last)[0]
+        product = torch.empty(written, height, dtype=x.dtype, device="cpu")
+        for start in range(0, rows, _AT_ONCE):
             self._fill(product, x, codes, scales, start)
-        return product[: len(x)]
+        return product if rows == written else product[:rows]
 
     def _fill(
         self,
@@ -40,22 +43,18 @@ class Int8Product:
         scales: torch.Tensor,
         start: int,
     ) -> None:
-        rows = min(_AT_ONCE, len(x) - start)
+        rows = min(_AT_ONCE, x.shape[0] - start)
+        written, kernel = self._kernels.choose(rows)
         height, width = codes.shape
-        if rows <= _FEW[-1]:
-            padded, kernel = self._few[rows]
-        else:
-            padded = tiles.tiled(rows)
-            kernel = self._many
-        groups = -(-width // int8_rows.GROUP)
-        factors = padded * groups
-        sums = scratch_address(2 * factors * _FLOAT_BYTES + padded * width * _NUMBER_BYTES)
-        totals = sums + factors * _FLOAT_BYTES
+        factors = written * -(-width // int8_rows.GROUP)
+        x_scales = scratch_address(2 * factors * _FLOAT_BYTES + written * width * _NUMBER_BYTES)
+        x_sums = x_scales + factors * _FLOAT_BYTES
+        numbers = x_sums + factors * _FLOAT_BYTES
         run(
             kernel,
-            *(x.data_ptr() + start * width * 2, totals + factors * _FLOAT_BYTES, sums, totals),
+            *(x.data_ptr() + start * width * _BFLOAT_BYTES, numbers, x_scales, x_sums),
             *(rows, width, int8_rows.GROUP, codes.data_ptr(), scales.data_ptr()),
-            *(product.data_ptr() + start * height * 2, height, padded),
+            *(product.data_ptr() + start * height * _BFLOAT_BYTES, height, written),
         )
 
     def try_out(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pilotlight_loader.kernels.assembly import Function
-from pilotlight_loader.kernels.float_rows import prefetch, scale_of
+from pilotlight_loader.kernels.float_rows import scale_of
 from pilotlight_loader.kernels.short_rows import (
     INTS,
     PAIRS,
@@ -22,7 +22,7 @@ from pilotlight_loader.kernels.short_rows import (
 )
 from pilotlight_loader.kernels.tiles import tiles
 
-GROUP = 256  # columns; sums of 16 products of 127 * 32767 in 32 bits allow 4096
+GROUP = 256  # columns: a lane adds 32 pairs of products of 128 * 32767; 512 fit into 32 bits
 _LANES = 16  # of a register of pairs
 _CHAINS = 4  # sums that are independent of each other, of few rows
 
@@ -48,19 +48,18 @@ def _rows(rows: int) -> Function:
     x = weight.x
     chains = max(1, _CHAINS // rows)
     step = chains * _LANES
-    start, end = write.share(weight.height)
     xs = [weight.numbers(str(m)) for m in range(rows)]
-    with write.loop(start, end) as row:
+    with write.shared(weight.height) as row:
         line = weight.line(row)
-        floats = _zeros(write, write.floats, rows)
+        floats = write.zeros(write.floats, rows)
         with write.loop("0", x.groups) as group:
             first = write.product(group, x.group)
             last = x.end(first)
             count = write.let(f"sub i64 {last}, {first}")
             whole = write.sum(first, write.let(f"and i64 {count}, {-step}"))
-            ints = [_zeros(write, INTS, rows) for _ in range(chains)]
+            ints = [write.zeros(INTS, rows) for _ in range(chains)]
             with write.loop(first, whole, step) as column:
-                prefetch(write, write.at(line, column, "i8"), step)
+                write.prefetch(write.at(line, column, "i8"), step)
                 for chain in range(chains):
                     at = write.sum(column, str(chain * _LANES))
                     weight.step([line], xs, at, [[cell] for cell in ints[chain]])
@@ -83,10 +82,10 @@ def _tiles() -> Function:
     x = weight.x
     with tiles(write, weight.height, write.word(WORDS + 4)) as (x_rows, rows):
         lines, xs = [weight.line(at) for at in rows], [weight.numbers(at) for at in x_rows]
-        floats = [_zeros(write, write.floats, len(rows)) for _ in x_rows]
+        floats = [write.zeros(write.floats, len(rows)) for _ in x_rows]
         with write.loop("0", x.groups) as group:
             first = write.product(group, x.group)
-            ints = [_zeros(write, INTS, len(rows)) for _ in x_rows]
+            ints = [write.zeros(INTS, len(rows)) for _ in x_rows]
             with write.loop(first, x.end(first), _LANES) as column:
                 weight.step(lines, xs, column, ints)
             for at, cells, totals in zip(x_rows, ints, floats, strict=True):
@@ -145,7 +144,3 @@ class _Weight:
         value = write.let(f"fmul float {write.total([floats])}, {scale}")
         at = write.sum(write.product(self.height, x_row), row)
         write.store_one(value, write.at(self._product, at, "i16"))
-
-
-def _zeros(write: Function, kind: str, count: int) -> list[str]:
-    return [write.cell(kind, "zeroinitializer") for _ in range(count)]

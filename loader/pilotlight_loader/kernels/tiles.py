@@ -28,9 +28,9 @@ def tiles(write: Function, height: str, rows: str) -> Iterator[tuple[list[str], 
     *rows* is a multiple of ROWS. Of an odd *height* the last is done twice, by one thread.
     """
     up = write.sum(height, str(_BLOCK - 1))
-    start, end = write.share(write.let(f"udiv i64 {up}, {_BLOCK}"))
+    count = write.let(f"udiv i64 {up}, {_BLOCK}")
     with contextlib.ExitStack() as loops:
-        block = loops.enter_context(write.loop(start, end))
+        block = loops.enter_context(write.shared(count))
         first = write.product(block, str(_BLOCK))
         last = write.least(write.sum(first, str(_BLOCK)), height)
         x_row = loops.enter_context(write.loop("0", rows, ROWS))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pilotlight_loader import wide_product
 from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize import cuda_products, products, tile_layout
 from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device, StoredMatrix
@@ -26,7 +27,7 @@ class QuantizedLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name
         if input.is_meta:  # a rehearsal without arithmetic
             return input.new_empty(*input.shape[:-1], self.out_features)
-        x = input.reshape(-1, self.in_features)
+        x = input.reshape(-1, self.in_features).contiguous()
         # Not as attributes, which nn.Module looks for in three places: 10 µs a call, not 13.
         buffers, bias = self._buffers, self._parameters["bias"]
         codes, scales = buffers[_CODES], buffers[_SCALES]
@@ -80,6 +81,8 @@ def accept_quantized(
         for kind, block in {(matrix.scheme.kind, matrix.block) for matrix in matrices.values()}:
             if block != tile_layout.BLOCK:  # that of CUDA's kernel: torch multiplies it on a CPU
                 chosen.prepare(kind, block)
+                if kind == "fp8":  # many rows are multiplied as bf16
+                    wide_product.prepare()
     weights = {name: layer.weight for name, layer in layers.items()}  # kept: ids are used below
     shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # so that ties stay ties
     for name, layer in layers.items():

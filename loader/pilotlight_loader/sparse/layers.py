@@ -62,6 +62,7 @@ def accept_sparse(
     of anything but a plain nn.Linear, or one of another shape.
     """
     layers = {name: _layer(module, name, shape) for name, shape in shapes.items()}
+    wide_product.prepare()
     for name, layer in layers.items():
         del layer._parameters["weight"]
         layer.__class__ = SparseLinear

@@ -111,3 +111,15 @@ def test_rows_without_numbers_stay_by_themselves(product, rows, bad) -> None:
 
     assert not actual[0].isfinite().any()
     assert actual[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_are_rounded_to_the_nearest_and_ties_to_even(product, rows) -> None:
+    x = torch.zeros(rows, 16).bfloat16()
+    x[:, 0] = 1
+    x[:, 1] = 256
+    weight = torch.zeros(3, 16).bfloat16()
+    weight[:, 0] = torch.tensor([1.0, 3.0, 3.5])  # 257, 259 and 259.5; of 256, 258, 260
+    weight[:, 1] = 1
+
+    assert product.rows(x, weight, None).eq(torch.tensor([256.0, 260.0, 260.0])).all()

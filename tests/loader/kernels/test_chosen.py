@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from pilotlight_loader.kernels.int4_weight import Int4Weight
 from pilotlight_loader.kernels.int8_product import Int8Product
 from pilotlight_loader.quantize import products
 
+IS_NARROW, COMPILER = chosen._is_narrow, chosen._compiler
+
 
 @pytest.fixture(autouse=True)
 def unchosen(monkeypatch):
@@ -25,9 +28,9 @@ def unchosen(monkeypatch):
     pytest.importorskip("llvmlite")
     monkeypatch.setattr(chosen, "_chosen", {})
     monkeypatch.setattr(chosen, "_is_narrow", lambda: False)
-    chosen._compiler.cache_clear()
+    COMPILER.cache_clear()
     yield
-    chosen._compiler.cache_clear()
+    COMPILER.cache_clear()
 
 
 def some_product():
@@ -139,6 +142,15 @@ def test_bfloat_product_is_for_narrow_registers(monkeypatch) -> None:
     assert chosen.bfloat_product() is not None
 
 
+@pytest.mark.parametrize(("lanes", "narrow"), [(8, True), (16, False), (None, False)])
+def test_narrow_are_registers_of_eight_floats(monkeypatch, lanes, narrow) -> None:
+    monkeypatch.setattr(chosen, "_is_narrow", IS_NARROW)
+    compiler = None if lanes is None else SimpleNamespace(target=assembly.Target(lanes, False))
+    monkeypatch.setattr(chosen, "_compiler", lambda: compiler)
+
+    assert chosen._is_narrow() is narrow
+
+
 def test_registers_decide_which_products_are_compiled(narrow, monkeypatch) -> None:
     for kind, block in (("int8", 0), ("int4", 32)):
         chosen.prepare(kind, block)
@@ -170,9 +182,15 @@ def test_fits_only_what_kernels_read() -> None:
     codes, scales = torch.ones(4, 64, dtype=torch.int8), torch.ones(4).bfloat16()
 
     assert not chosen.fits(x[:, :64], codes, scales)
-    assert chosen.fits(x[:, :64].contiguous(), codes, scales)
-    assert not chosen.fits(x[:, :64].float().contiguous(), codes, scales.float())
+    x = x[:, :64].contiguous()
+    assert chosen.fits(x, codes, scales)
+    assert not chosen.fits(x.float(), codes, scales.float())
     assert not chosen.fits(x[:, :63].contiguous(), codes[:, :63].contiguous(), scales)
+    assert not chosen.fits(x, codes, scales.float())
+    assert not chosen.fits(x, codes, torch.ones(8).bfloat16()[::2])
+    assert not chosen.fits(x, torch.ones(64, 4, dtype=torch.int8).t(), scales)
+    assert not chosen.fits(x.requires_grad_(), codes, scales)
+    assert not chosen.fits(x.to("meta"), codes, scales)
 
 
 def test_threads_are_those_of_torch() -> None:

@@ -120,6 +120,40 @@ def test_rows_have_the_same_bits_with_any_number_of_threads(product, block, rows
     assert torch.equal(products[0], products[2])
 
 
+def test_rows_are_summed_up_by_each_thread_for_itself(product, block) -> None:
+    """Of a weight that is large enough for threads to work at the same time."""
+    packed, pairs, _ = some_weight(64 // (block // 32), 8, 128, block)
+    before, x, products = torch.get_num_threads(), some_x(64, 1024), []
+    try:
+        for threads in (1, 2, 2, 4):
+            torch.set_num_threads(threads)
+            products.append(product.rows(x, packed, pairs))
+    finally:
+        torch.set_num_threads(before)
+
+    assert all(torch.equal(products[0], other) for other in products[1:])
+
+
+def test_rows_of_next_to_nothing_are_zero(product, block) -> None:
+    packed, pairs, _ = some_weight(1, 2, 32, block)
+    for rows in ROWS:
+        for size in (0.0, 1e-38, 1e-40):
+            actual = product.rows(torch.full((rows, 64), size).bfloat16(), packed, pairs)
+
+            assert actual.isfinite().all()
+            assert actual.abs().max() <= 64 * size * 100
+
+
+def test_rows_of_huge_numbers_do_not_overflow_on_their_way(product, block) -> None:
+    codes = torch.full((block, 64), 9).to(torch.uint8)
+    packed = int4_layout.pack(codes, block)
+    pairs = int4_layout.pack_scales(torch.full((block, 1), 1e-3).bfloat16(), None)
+    for rows in ROWS:
+        x = torch.full((rows, 64), 1e36).bfloat16()
+
+        assert product.rows(x, packed, pairs).allclose(torch.tensor(6.4e34).bfloat16(), rtol=0.02)
+
+
 def test_rows_may_be_asked_for_by_several_threads(product, block) -> None:
     packed, pairs, _ = some_weight(4, 4, 128, block)
     xs = [some_x(rows, 512) for rows in ROWS]

@@ -79,3 +79,15 @@ def test_dequantize_writes_nothing_but_the_weight(weights, block) -> None:
 
     assert memory[:32].eq(7).all()
     assert memory[-32:].eq(7).all()
+
+
+def test_dequantize_rounds_ties_to_even(weights, block) -> None:
+    codes = torch.full((block, 32), 8).to(torch.uint8)
+    codes[:, 1], codes[:, 2] = 9, 11
+    ones = torch.ones(block, 1).bfloat16()
+    packed, pairs = int4_layout.pack(codes, block), int4_layout.pack_scales(ones, 256 * ones)
+    for weight in weights.values():
+        found = torch.empty(32, block).bfloat16()
+        weight.dequantize(packed, pairs, 0, found)
+
+        assert found[:3].eq(torch.tensor([256.0, 256.0, 260.0])[:, None]).all()  # 256, 257, 259

@@ -21,9 +21,9 @@ def product():
 
 
 def some_weight(height, width, seed=0, skip=0):
-    """Codes that no file has more of, -127 to 127, *skip* bytes off an aligned address; scales."""
+    """Every code, *skip* bytes off an aligned address; scales."""
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(-127, 128, (height * width + skip,), generator=generator)
+    codes = torch.randint(-128, 128, (height * width + skip,), generator=generator)
     scales = torch.rand(height, generator=generator).bfloat16()
     return codes.to(torch.int8)[skip:].view(height, width), scales
 
@@ -36,12 +36,14 @@ def some_x(rows, width, seed=0):
 
 
 def assert_rounded(actual, x, codes, scales):
-    """Each number is off by its own rounding, and by 1e-4 of its factors' norms."""
+    """Each number is off by its own rounding, and by that of 256 numbers of x: 2.5e-4 of norms."""
     dense = codes.double() * scales.double()[:, None]
     expected = x.double() @ dense.t()
     allowed = x.double().norm(dim=1)[:, None] * dense.norm(dim=1)
 
-    assert bool(((actual.double() - expected).abs() <= expected.abs() / 256 + 1e-4 * allowed).all())
+    assert bool(
+        ((actual.double() - expected).abs() <= expected.abs() / 256 + 2.5e-4 * allowed).all()
+    )
 
 
 @settings(deadline=None, max_examples=100)
@@ -57,7 +59,7 @@ def test_rows_are_the_reference_for_any_shape(product, shape, rows, seed, skip) 
 
 def test_rows_of_largest_numbers_do_not_overflow(product) -> None:
     width = 4 * int8_rows.GROUP
-    codes, scales = torch.full((3, width), -127).to(torch.int8), torch.ones(3).bfloat16()
+    codes, scales = torch.full((3, width), -128).to(torch.int8), torch.ones(3).bfloat16()
     for rows in (1, 4, 9):
         x = torch.full((rows, width), 3.0).bfloat16()
 

@@ -5,6 +5,8 @@ import torch
 
 from pilotlight_loader import wide_product
 from pilotlight_loader.kernels import chosen
+from pilotlight_loader.kernels.int4_product import Int4Product
+from pilotlight_loader.kernels.int8_product import Int8Product
 from pilotlight_loader.quantize import device_layout, int4_layout, products
 from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
@@ -67,6 +69,31 @@ def test_product_of_many_rows_needs_no_kernels_of_oneDNN(
     monkeypatch.setattr(wide_product, "lacks_kernels", lambda: lacks_kernels)
 
     assert_near(*product(some_x(70, dtype), scheme), dtype)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_product_of_no_rows_has_none(scheme) -> None:
+    """As an expert's that no token chose."""
+    actual, _ = product(some_x(0), scheme)
+
+    assert actual.shape == (0, 192)
+
+
+@pytest.mark.parametrize("kernels", ["narrow", "wide"], indirect=True)
+@pytest.mark.parametrize(("scheme", "kind"), [(INT8, Int8Product), (INT4, Int4Product)], ids=str)
+def test_product_in_16_bits_is_for_narrow_registers(request, monkeypatch, scheme, kind) -> None:
+    asked = []
+    real = kind.rows
+
+    def noting(self, x, *weight):
+        asked.append(x.shape[0])
+        return real(self, x, *weight)
+
+    monkeypatch.setattr(kind, "rows", noting)
+    for rows in (1, 40):
+        product(some_x(rows), scheme)
+
+    assert asked == ([1, 40] if request.node.callspec.params["kernels"] == "narrow" else [])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)

@@ -132,6 +132,14 @@ def test_sparse_layers_without_weights_have_the_shape_of_their_answer(baked, tmp
     assert skeleton(torch.empty(2, 512, dtype=torch.bfloat16, device="meta")).shape == (2, 64)
 
 
+def test_accept_sparse_compiles_what_its_products_need(model, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(wide_product, "prepare", lambda: prepared.append(True))
+    accept_sparse(model, {"up.weight": tuple(model.up.weight.shape)}, {"up.weight": torch.bfloat16})
+
+    assert prepared == [True]
+
+
 def test_accept_sparse_refuses_other_layers_and_shapes(model):
     with pytest.raises(ValueError, match=r"'up\.bias' is not the weight"):
         accept_sparse(model, {"up.bias": (1024, 512)}, {})

@@ -1,0 +1,123 @@
+"""Kernels read and write nothing beyond what they are given: a page that nobody may touch follows.
+
+In a process of its own, which such an access would end.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+_GUARDED = r"""
+import ctypes, mmap, sys
+import torch
+from pilotlight_loader.kernels import bfloat_product, byte_product, int4_product, int8_product
+from pilotlight_loader.kernels import int4_weight
+from pilotlight_loader.kernels.compiler import Compiler
+from pilotlight_loader.quantize import int4_layout
+
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+PRIVATE, NOTHING, PAGE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0, mmap.PAGESIZE
+given = []
+
+def address(nbytes):
+    "Of so many bytes, which end where a page begins; before them 0xAB."
+    size = -(-nbytes // PAGE) * PAGE
+    begin = libc.mmap(None, size + PAGE, mmap.PROT_READ | mmap.PROT_WRITE, PRIVATE, -1, 0)
+    libc.mprotect(begin + size, PAGE, NOTHING)
+    ctypes.memset(begin, 0xAB, size)
+    given.append((begin, size, nbytes))
+    return begin + size - nbytes
+
+def check_and_free():
+    for begin, size, nbytes in given:
+        before = size - nbytes
+        assert ctypes.string_at(begin, before) == b"\xab" * before, "written before it"
+        libc.munmap(begin, size + PAGE)
+    given.clear()
+
+plain_empty = torch.empty
+
+def empty(*shape, dtype, device=None):
+    nbytes = torch.Size(shape).numel() * dtype.itemsize
+    memory = (ctypes.c_char * nbytes).from_address(address(nbytes))
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+def placed(tensor):
+    return empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
+
+def near(actual, expected):
+    assert float((actual.double() - expected).norm()) < 6e-3 * float(expected.norm())
+
+for module in (bfloat_product, byte_product, int4_product, int8_product):
+    module.scratch_address = address
+compiler = Compiler()
+products = {
+    "bf16": bfloat_product.BfloatProduct(compiler),
+    "int8": byte_product.ByteProduct(compiler, "int8"),
+    "int8 in 16 bits": int8_product.Int8Product(compiler),
+}
+int4 = {b: int4_product.Int4Product(compiler, b) for b in int4_layout.BLOCKS}
+numbers = {b: int4_weight.Int4Weight(compiler, b) for b in int4_layout.BLOCKS}
+generator = torch.Generator().manual_seed(0)
+
+def some(*shape):
+    return torch.randn(*shape, generator=generator).bfloat16()
+
+def bytes_case(rows, height, width):
+    x, scales = placed(some(rows, width)), placed(some(height))
+    codes = placed(torch.randint(-127, 128, (height, width), generator=generator).to(torch.int8))
+    weight = placed(some(height, width))
+    torch.empty = empty
+    found = {
+        name: product.rows(x, weight if name == "bf16" else codes, scales)
+        for name, product in products.items()
+        if rows <= byte_product.MAX_ROWS or name != "int8"
+    }
+    torch.empty = plain_empty
+    near(found.pop("bf16"), x.double() @ weight.double().t() + scales.double())
+    for product in found.values():
+        near(product, x.double() @ codes.double().t() * scales.double())
+    check_and_free()
+
+def int4_case(rows, block, blocks, groups, group):
+    height, width = blocks * block, groups * group
+    codes = torch.randint(0, 16, (height, width), generator=generator).to(torch.uint8)
+    scales, zeros = some(height, groups), some(height, groups)
+    dense = (codes.double() - 8).view(height, groups, group) * scales.double()[..., None]
+    dense = (dense + zeros.double()[..., None]).view(height, width)
+    packed = placed(int4_layout.pack(codes, block))
+    pairs, x = placed(int4_layout.pack_scales(scales, zeros)), placed(some(rows, width))
+    torch.empty = empty
+    product = int4[block].rows(x, packed, pairs)
+    torch.empty = plain_empty
+    weight = empty(width, height, dtype=torch.bfloat16)
+    numbers[block].dequantize(packed, pairs, 0, weight)
+    near(product, x.double() @ dense.t())
+    near(weight, dense.t())
+    check_and_free()
+
+check_and_free()
+for threads in (1, 2, 9):
+    torch.set_num_threads(threads)
+    for rows in (1, 2, 3, 5, 259):
+        for height, width in ((1, 16), (17, 272), (33, 304)):
+            bytes_case(rows, height, width)
+        for block in int4_layout.BLOCKS:
+            for shape in ((1, 1, 32), (2, 3, 32), (1, 2, 256)):
+                int4_case(rows, block, *shape)
+print("done")
+"""
+
+
+def test_kernels_touch_only_what_they_are_given() -> None:
+    pytest.importorskip("llvmlite")
+    done = subprocess.run(
+        [sys.executable, "-c", _GUARDED], capture_output=True, text=True, timeout=120
+    )
+
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-2000:]

@@ -1,0 +1,57 @@
+"""Quantized layers in a module's place."""
+
+import pytest
+import torch
+from torch import nn
+
+from pilotlight_loader import wide_product
+from pilotlight_loader.kernels import chosen
+from pilotlight_loader.quantize import device_layout
+from pilotlight_loader.quantize.layers import accept_quantized
+from pilotlight_loader.quantize.matrix import FP8, INT4, INT8
+from pilotlight_loader.quantize.nearest import NearestRounding
+
+SCHEMES = [INT8, INT4, FP8]
+SHAPE = (64, 128)
+
+
+@pytest.fixture
+def layer():
+    """Makes one with its weight, and what the weight is in float64."""
+
+    def make(scheme):
+        plain = nn.Linear(SHAPE[1], SHAPE[0], bias=False, dtype=torch.bfloat16)
+        stored = device_layout.plan(scheme, SHAPE)
+        module = nn.Sequential(plain)
+        accept_quantized(module, {"0.weight": stored}, {"0.weight": torch.bfloat16})
+        matrix = NearestRounding().matrix("w", torch.randn(SHAPE).bfloat16(), scheme)
+        codes, scales = device_layout.tensors(matrix, stored, torch.bfloat16)
+        module[0].weight_codes, module[0].weight_scales = codes, scales
+        return module[0], matrix.dequantize().double()
+
+    return make
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_layer_takes_the_last_of_several_rows(layer, scheme) -> None:
+    """Of a batch they lie apart, and are a view for reshape()."""
+    quantized, weight = layer(scheme)
+    hidden = torch.randn(3, 5, 128).bfloat16()
+    with torch.inference_mode():
+        product = quantized(hidden[:, -1:, :])
+
+    expected = hidden[:, -1:, :].double() @ weight.t()
+    assert float((product.double() - expected).norm()) < 6e-3 * float(expected.norm())
+
+
+@pytest.mark.parametrize(("scheme", "asked"), [(INT8, []), (FP8, ["bf16"])], ids=str)
+def test_layers_are_accepted_with_what_their_products_compile(
+    layer, monkeypatch, scheme, asked
+) -> None:
+    """Many rows of fp8 are multiplied as bf16."""
+    prepared: list[str] = []
+    monkeypatch.setattr(chosen, "prepare", lambda kind, _block: prepared.append(kind))
+    monkeypatch.setattr(wide_product, "prepare", lambda: prepared.append("bf16"))
+    layer(scheme)
+
+    assert prepared == [scheme.kind, *asked]
