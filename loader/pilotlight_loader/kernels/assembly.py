@@ -19,6 +19,7 @@ DECLARED = (
 )
 _AHEAD_BYTES = 8192  # of a prefetch, into the second cache; beyond a page the CPU does not guess
 _LINE_BYTES = 64
+ADDED = 2  # words before a kernel's own: a count for shared(), and whether it runs by one thread
 _PIECES = 8  # of a thread's share
 _NAN = 0x7FC0  # in bfloat16
 
@@ -67,8 +68,8 @@ class Function:
         return self.let(f"call {result} @{name}({arguments})")
 
     def word(self, index: int, kind: str = "i64") -> str:
-        """An argument: `i64`, or `ptr`; after the first word, which shared() counts in."""
-        return self.let(f"load {kind}, ptr {self.at('%words', str(index + 1), 'i64')}")
+        """An argument: `i64`, or `ptr`; after those that run() adds."""
+        return self.let(f"load {kind}, ptr {self.at('%words', str(index + ADDED), 'i64')}")
 
     def at(self, pointer: str, index: str, element: str) -> str:
         """The address of the *index*-th element."""
@@ -214,8 +215,20 @@ class Function:
         return self.let(f"call reassoc float @{name}(float 0.0, {kind} {values[0]})")
 
     def run_by_threads(self, body: Function) -> None:
+        """Or by this one alone, as the second word says."""
         self.do("store i64 0, ptr %words")
+        alone = self.let(f"load i64, ptr {self.at('%words', '1', 'i64')}")
+        alone = self.let(f"icmp ne i64 {alone}, 0")
+        self._count += 1
+        one, all_, end = (f"{part}{self._count}" for part in ("one", "all", "end"))
+        self.do(f"br i1 {alone}, label %{one}, label %{all_}")
+        self._lines.append(f"{one}:")
+        self.do(f"call void @{body.name}(ptr %words)")
+        self.do(f"br label %{end}")
+        self._lines.append(f"{all_}:")
         self.do(f"call void @GOMP_parallel(ptr @{body.name}, ptr %words, i32 0, i32 0)")
+        self.do(f"br label %{end}")
+        self._lines.append(f"{end}:")
 
     def text(self) -> str:
         lines = [f"define void @{self.name}(ptr %words) {{", *self._cells, *self._lines]

@@ -37,6 +37,7 @@ class BfloatProduct:
             *(x.data_ptr(), scratch_address(written * width * _FLOAT_BYTES), weight.data_ptr()),
             *(0 if bias is None else bias.data_ptr(), product.data_ptr()),
             *(height, width, rows, written),
+            work=rows * height * width,
         )
         return product if rows == written else product[:rows]
 

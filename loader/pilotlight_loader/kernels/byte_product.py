@@ -45,12 +45,14 @@ class ByteProduct:
                 scales.data_ptr(),
             ),
             *(product.data_ptr(), height, width, rows, written),
+            work=rows * height * width,
         )
         return product if rows == written else product[:rows]
 
     def numbers(self, codes: torch.Tensor, numbers: torch.Tensor) -> None:
         """Fill *numbers* with what fp8 codes are without their scales."""
-        run(self._dense, codes.data_ptr(), numbers.data_ptr(), codes.numel())
+        count = codes.numel()
+        run(self._dense, codes.data_ptr(), numbers.data_ptr(), count, work=count)
 
     def try_out(self) -> None:
         """Raises ArithmeticError where it computes something else."""

@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 
-from pilotlight_loader.kernels.assembly import Function, Target, module
+from pilotlight_loader.kernels.assembly import ADDED, Function, Target, module
 
 _NEEDED = ("avx2", "fma", "f16c")  # measured with these only
 _OPENMP = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_parallel")
 
+# With less work a thread does all of it: that takes some 10 us, and the others 4 to wake, or 8 ms
+# where another process computes on their cores. torch's own operators are as frugal.
+_ALONE_BELOW = 1 << 17
 WIDTHS = 16  # what K is a multiple of: the most lanes of a register
 Kernel = Any  # a ctypes function that takes the address of its words
 
@@ -80,10 +83,11 @@ class Compiler:
         return library.link(self._compiler, f"pilotlight_{next(self._numbers)}")
 
 
-def run(kernel: Kernel, *words: int) -> None:
-    """Call it with addresses and sizes."""
+def run(kernel: Kernel, *words: int, work: int) -> None:
+    """Call it with addresses and sizes; *work*: multiplications, or numbers that it makes."""
     torch.get_num_threads()  # the first in a thread tells that thread's OpenMP how many it may have
-    kernel((ctypes.c_int64 * (1 + len(words)))(0, *words))
+    alone = work < _ALONE_BELOW
+    kernel((ctypes.c_int64 * (ADDED + len(words)))(0, alone, *words))
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:

@@ -62,6 +62,7 @@ class Int4Product:
             *(rows, width, width // groups, packed.data_ptr(), pairs.data_ptr()),
             *(product.data_ptr() + start * line_bytes, height // self._block, 2 * line_bytes),
             *(line_bytes, floats, multiplied),
+            work=rows * height * width,
         )
 
     def try_out(self) -> None:

@@ -34,6 +34,7 @@ class Int4Weight:
             pairs.data_ptr() + first_row * pair_bytes,
             *(weight.data_ptr(), rows // self._block, width, groups),
             *(height * pair_bytes, rows * weight.element_size()),
+            work=weight.numel(),
         )
 
     def try_out(self) -> None:

@@ -55,6 +55,7 @@ class Int8Product:
             *(x.data_ptr() + start * width * _BFLOAT_BYTES, numbers, x_scales, x_sums),
             *(rows, width, int8_rows.GROUP, codes.data_ptr(), scales.data_ptr()),
             *(product.data_ptr() + start * height * _BFLOAT_BYTES, height, written),
+            work=rows * height * width,
         )
 
     def try_out(self) -> None:

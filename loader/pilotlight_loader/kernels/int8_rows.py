@@ -22,7 +22,7 @@ from pilotlight_loader.kernels.short_rows import (
 )
 from pilotlight_loader.kernels.tiles import tiles
 
-GROUP = 256  # columns: a lane adds 32 pairs of products of 128 * 32767; 512 fit into 32 bits
+GROUP = 256  # columns: a lane adds 32 products of at most 128 * 32767; 512 fit into 32 bits
 _LANES = 16  # of a register of pairs
 _CHAINS = 4  # sums that are independent of each other, of few rows
 

@@ -18,9 +18,8 @@ TARGET = Target(lanes=8, rounds_to_bfloat=False)  # whatever the CPU has beyond 
 WORDS = 7
 INTS, PAIRS = "<8 x i32>", "<16 x i16>"
 _LARGEST = 32767.0
-_SMALLEST = (
-    "0x3920000000000000"  # 2^-109 in float: _LARGEST over it is finite; zero is what is less
-)
+# 2^-109, whose reciprocal times _LARGEST is finite; what is less becomes zero.
+_SMALLEST = "0x3920000000000000"
 
 
 class ShortRows:

@@ -2,10 +2,17 @@
 
 import pytest
 
+from pilotlight_loader.kernels import compiler
 from pilotlight_loader.kernels.assembly import Target
 from pilotlight_loader.kernels.compiler import Compiler
 
 NARROW = Target(lanes=8, rounds_to_bfloat=False)
+
+
+@pytest.fixture(autouse=True)
+def by_threads(monkeypatch):
+    """However little there is to do."""
+    monkeypatch.setattr(compiler, "_ALONE_BELOW", 0)
 
 
 @pytest.fixture(scope="session")

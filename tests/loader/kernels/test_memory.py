@@ -12,7 +12,7 @@ _GUARDED = r"""
 import ctypes, mmap, sys
 import torch
 from pilotlight_loader.kernels import bfloat_product, byte_product, int4_product, int8_product
-from pilotlight_loader.kernels import int4_weight
+from pilotlight_loader.kernels import compiler as compiler_module, int4_weight
 from pilotlight_loader.kernels.compiler import Compiler
 from pilotlight_loader.quantize import int4_layout
 
@@ -104,6 +104,7 @@ def int4_case(rows, block, blocks, groups, group):
 check_and_free()
 for threads in (1, 2, 9):
     torch.set_num_threads(threads)
+    compiler_module._ALONE_BELOW = 0 if threads > 2 else 1 << 17
     for rows in (1, 2, 3, 5, 259):
         for height, width in ((1, 16), (17, 272), (33, 304)):
             bytes_case(rows, height, width)
