@@ -1,11 +1,13 @@
 """Products of plain bf16 weights are those of their numbers, whatever the shape."""
 
-import threading
-
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.product_checks import (
+    assert_right_for_each_of_several,
+    assert_same_bits_by_any_threads,
+)
 
 from pilotlight_loader.kernels.bfloat_product import BfloatProduct
 
@@ -50,56 +52,17 @@ def test_rows_are_the_reference_for_any_shape(product, shape, rows, has_bias, se
     assert_near(product.rows(x, weight, bias), x, weight, bias)
 
 
-def test_rows_have_the_same_bits_with_any_number_of_threads(product) -> None:
-    weight, before = some(67, 352), torch.get_num_threads()
-    for rows in ROWS:
-        x, products = some(rows, 352, 1), []
-        try:
-            for threads in (1, 2, 5):
-                torch.set_num_threads(threads)
-                products.append(product.rows(x, weight, None))
-        finally:
-            torch.set_num_threads(before)
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_have_the_same_bits_with_any_number_of_threads(product, rows) -> None:
+    weight, x = some(67, 352), some(rows, 352, 1)
 
-        assert torch.equal(products[0], products[1])
-        assert torch.equal(products[0], products[2])
+    assert_same_bits_by_any_threads(lambda: product.rows(x, weight, None))
 
 
 def test_rows_may_be_asked_for_by_several_threads(product) -> None:
-    weight = some(130, 512)
-    xs = [some(rows, 512, 1) for rows in ROWS]
-    expected = [product.rows(x, weight, None) for x in xs]
-    wrong = []
+    weight, xs = some(130, 512), [some(rows, 512, 1) for rows in ROWS]
 
-    def ask(which):
-        answers = (product.rows(xs[which], weight, None) for _ in range(50))
-        wrong.extend(which for answer in answers if not torch.equal(answer, expected[which]))
-
-    threads = [threading.Thread(target=ask, args=(which,)) for which in range(len(ROWS))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
-    assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
-
-
-@pytest.mark.parametrize("rows", ROWS)
-def test_rows_write_nothing_but_their_product(product, rows, monkeypatch) -> None:
-    weight, x = some(33, 48), some(rows, 48, 1)
-    memory = torch.full((12 * 33 + 64,), 7.0).bfloat16()
-    given = []
-
-    def empty(height, width, **_kwargs):
-        given.append(height * width)
-        return memory[32 : 32 + height * width].view(height, width)
-
-    monkeypatch.setattr(torch, "empty", empty)
-    product.rows(x, weight, None)
-
-    assert memory[:32].eq(7).all()
-    assert memory[32 + given[-1] :].eq(7).all()
+    assert_right_for_each_of_several(lambda x: product.rows(x, weight, None), xs)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

@@ -1,11 +1,13 @@
 """Compiled products of int8 and fp8 weights are those of their codes, whatever the shape."""
 
-import threading
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.product_checks import (
+    assert_right_for_each_of_several,
+    assert_same_bits_by_any_threads,
+)
 
 from pilotlight_loader.kernels.byte_product import MAX_ROWS, ByteProduct
 
@@ -63,36 +65,15 @@ def test_rows_are_the_reference_for_any_shape(kind, product, shape, rows, seed, 
 
 def test_rows_have_the_same_bits_with_any_number_of_threads(kind, product) -> None:
     codes, scales, x = some_codes(kind, (67, 352)), some_scales(67), some_x(3, 352)
-    before = torch.get_num_threads()
-    products = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            products.append(product.rows(x, codes, scales))
-    finally:
-        torch.set_num_threads(before)
 
-    assert torch.equal(products[0], products[1])
-    assert torch.equal(products[0], products[2])
+    assert_same_bits_by_any_threads(lambda: product.rows(x, codes, scales))
 
 
 def test_rows_may_be_asked_for_by_several_threads(kind, product) -> None:
-    codes, scales, x = some_codes(kind, (130, 512)), some_scales(130), some_x(4, 512)
-    expected = [product.rows(x[:rows], codes, scales) for rows in range(1, 5)]
-    wrong = []
+    codes, scales = some_codes(kind, (130, 512)), some_scales(130)
+    xs = [some_x(rows, 512) for rows in range(1, MAX_ROWS + 1)]
 
-    def ask(rows):
-        answers = (product.rows(x[:rows], codes, scales) for _ in range(50))
-        wrong.extend(rows for answer in answers if not torch.equal(answer, expected[rows - 1]))
-
-    threads = [threading.Thread(target=ask, args=(rows,)) for rows in range(1, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
-    assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
+    assert_right_for_each_of_several(lambda x: product.rows(x, codes, scales), xs)
 
 
 def test_rows_write_nothing_but_their_product(kind, product, monkeypatch) -> None:

@@ -1,11 +1,13 @@
 """Products of 4-bit weights in 16-bit integers are those of their codes, whatever the shape."""
 
-import threading
-
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.product_checks import (
+    assert_right_for_each_of_several,
+    assert_same_bits_by_any_threads,
+)
 
 from pilotlight_loader.kernels import int4_product
 from pilotlight_loader.kernels.compiler import Compiler
@@ -106,32 +108,16 @@ def test_rows_more_than_are_multiplied_at_once(product, block, monkeypatch) -> N
 
 @pytest.mark.parametrize("rows", ROWS)
 def test_rows_have_the_same_bits_with_any_number_of_threads(product, block, rows) -> None:
-    packed, pairs, _ = some_weight(3, 3, 32, block)
-    before = torch.get_num_threads()
-    x, products = some_x(rows, 96), []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            products.append(product.rows(x, packed, pairs))
-    finally:
-        torch.set_num_threads(before)
+    (packed, pairs, _), x = some_weight(3, 3, 32, block), some_x(rows, 96)
 
-    assert torch.equal(products[0], products[1])
-    assert torch.equal(products[0], products[2])
+    assert_same_bits_by_any_threads(lambda: product.rows(x, packed, pairs))
 
 
 def test_rows_are_summed_up_by_each_thread_for_itself(product, block) -> None:
     """Of a weight that is large enough for threads to work at the same time."""
-    packed, pairs, _ = some_weight(64 // (block // 32), 8, 128, block)
-    before, x, products = torch.get_num_threads(), some_x(64, 1024), []
-    try:
-        for threads in (1, 2, 2, 4):
-            torch.set_num_threads(threads)
-            products.append(product.rows(x, packed, pairs))
-    finally:
-        torch.set_num_threads(before)
+    (packed, pairs, _), x = some_weight(64 // (block // 32), 8, 128, block), some_x(64, 1024)
 
-    assert all(torch.equal(products[0], other) for other in products[1:])
+    assert_same_bits_by_any_threads(lambda: product.rows(x, packed, pairs))
 
 
 def test_rows_of_next_to_nothing_are_zero(product, block) -> None:
@@ -155,38 +141,9 @@ def test_rows_of_huge_numbers_do_not_overflow_on_their_way(product, block) -> No
 
 
 def test_rows_may_be_asked_for_by_several_threads(product, block) -> None:
-    packed, pairs, _ = some_weight(4, 4, 128, block)
-    xs = [some_x(rows, 512) for rows in ROWS]
-    expected = [product.rows(x, packed, pairs) for x in xs]
-    wrong = []
+    (packed, pairs, _), xs = some_weight(4, 4, 128, block), [some_x(rows, 512) for rows in ROWS]
 
-    def ask(which):
-        answers = (product.rows(xs[which], packed, pairs) for _ in range(50))
-        wrong.extend(which for answer in answers if not torch.equal(answer, expected[which]))
-
-    threads = [threading.Thread(target=ask, args=(which,)) for which in range(len(ROWS))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
-    assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
-
-
-@pytest.mark.parametrize("rows", ROWS)
-def test_rows_write_nothing_but_their_product(product, block, rows, monkeypatch) -> None:
-    packed, pairs, _ = some_weight(2, 2, 32, block)
-    x = some_x(rows, 64)
-    count = rows * 2 * block
-    memory = torch.full((count + 64,), 7.0).bfloat16()
-    monkeypatch.setattr(
-        torch, "empty", lambda *shape, **_kwargs: memory[32 : 32 + count].view(shape)
-    )
-    product.rows(x, packed, pairs)
-
-    assert memory[:32].eq(7).all()
-    assert memory[32 + count :].eq(7).all()
+    assert_right_for_each_of_several(lambda x: product.rows(x, packed, pairs), xs)
 
 
 def test_rows_need_memory_for_x_alone(product, block, monkeypatch) -> None:

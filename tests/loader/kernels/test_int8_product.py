@@ -1,16 +1,19 @@
 """Products of int8 weights in 16-bit integers are those of their codes, whatever the shape."""
 
-import threading
-
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.product_checks import (
+    assert_right_for_each_of_several,
+    assert_same_bits_by_any_threads,
+)
 
 from pilotlight_loader.kernels import int8_product, int8_rows
 from pilotlight_loader.kernels.compiler import Compiler
 from pilotlight_loader.kernels.int8_product import Int8Product
 
+ROWS = [1, 2, 3, 4, 9]  # kernels of their own up to four; then tiles
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 40).map(lambda n: 16 * n))
 
 
@@ -75,59 +78,17 @@ def test_rows_more_than_are_multiplied_at_once(product, monkeypatch) -> None:
         assert_rounded(product.rows(x, codes, scales), x, codes, scales)
 
 
-def test_rows_have_the_same_bits_with_any_number_of_threads(product) -> None:
-    codes, scales = some_weight(67, 352)
-    before = torch.get_num_threads()
-    for rows in (1, 3, 9):
-        x, products = some_x(rows, 352), []
-        try:
-            for threads in (1, 2, 5):
-                torch.set_num_threads(threads)
-                products.append(product.rows(x, codes, scales))
-        finally:
-            torch.set_num_threads(before)
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_have_the_same_bits_with_any_number_of_threads(product, rows) -> None:
+    (codes, scales), x = some_weight(67, 352), some_x(rows, 352)
 
-        assert torch.equal(products[0], products[1])
-        assert torch.equal(products[0], products[2])
+    assert_same_bits_by_any_threads(lambda: product.rows(x, codes, scales))
 
 
 def test_rows_may_be_asked_for_by_several_threads(product) -> None:
-    codes, scales = some_weight(130, 512)
-    counts = (1, 2, 4, 9)
-    xs = [some_x(rows, 512) for rows in counts]
-    expected = [product.rows(x, codes, scales) for x in xs]
-    wrong = []
+    (codes, scales), xs = some_weight(130, 512), [some_x(rows, 512) for rows in ROWS]
 
-    def ask(which):
-        answers = (product.rows(xs[which], codes, scales) for _ in range(50))
-        wrong.extend(which for answer in answers if not torch.equal(answer, expected[which]))
-
-    threads = [threading.Thread(target=ask, args=(which,)) for which in range(len(counts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
-    assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 6])
-def test_rows_write_nothing_but_their_product(product, rows, monkeypatch) -> None:
-    codes, scales = some_weight(33, 48)
-    x = some_x(rows, 48)
-    memory = torch.full((8 * 33 + 64,), 7.0).bfloat16()
-    given = []
-
-    def empty(height, width, **_kwargs):
-        given.append(height * width)
-        return memory[32 : 32 + height * width].view(height, width)
-
-    monkeypatch.setattr(torch, "empty", empty)
-    product.rows(x, codes, scales)
-
-    assert memory[:32].eq(7).all()
-    assert memory[32 + given[-1] :].eq(7).all()
+    assert_right_for_each_of_several(lambda x: product.rows(x, codes, scales), xs)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
