@@ -79,7 +79,8 @@ def takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = Non
     return (
         x.dtype == weight.dtype
         and x.dtype in _DTYPES
-        and (bias is None or bias.dtype == x.dtype)  # else F.linear says what is wrong
+        and x.shape[-1:] == weight.shape[1:]  # else F.linear says what is wrong
+        and (bias is None or bias.dtype == x.dtype)
         and x.is_cpu
         and weight.is_cpu
         and lacks_kernels()
@@ -96,14 +97,12 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     All of one dtype.
     """
     rows, columns = weight.shape
-    flat = x.reshape(-1, columns)
     compiled = _compiled(x, weight)
     if compiled is not None:
         bias = None if bias is None else bias.contiguous()
-        product = compiled.rows(flat.contiguous(), weight, bias)
-        return product.view(*x.shape[:-1], rows)
+        return compiled.rows(x.contiguous(), weight, bias)
     step = max(1, _PART_ELEMENTS // columns)
-    wide = flat.float()
+    wide = x.reshape(-1, columns).float()
     product = torch.empty(len(wide), rows, dtype=x.dtype, device="cpu")
     for start in range(0, rows, step):
         part = slice(start, start + step)

@@ -42,7 +42,7 @@ def compiled(lacking: None, kernel: BfloatProduct, monkeypatch: pytest.MonkeyPat
     rows = kernel.rows
 
     def noting(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        asked.append(len(x))
+        asked.append(x.numel() // x.shape[-1])
         return rows(x, weight, bias)
 
     monkeypatch.setattr(kernel, "rows", noting)
@@ -203,6 +203,15 @@ def test_wide_linear_adds_a_bias_before_it_rounds(compiled: list[int]) -> None:
 
         assert wide_product.linear(x, weight, bias).eq(258).all()
     assert compiled == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("shape", [(2, COLUMNS // 2), (COLUMNS, 8)])
+def test_wide_linear_leaves_other_columns_to_linear(
+    compiled: list[int], shape: tuple[int, ...]
+) -> None:
+    with torch.no_grad(), pytest.raises(RuntimeError, match="shapes"):
+        _layer()(_states(shape))
+    assert compiled == []
 
 
 @pytest.mark.parametrize("rows", [3, 80])

@@ -7,6 +7,7 @@ import torch
 from pilotlight_loader.kernels import float_rows
 from pilotlight_loader.kernels.by_rows import ByRows
 from pilotlight_loader.kernels.compiler import Compiler, run
+from pilotlight_loader.kernels.product import filled, room
 from pilotlight_loader.kernels.trial import compare, some_rows, some_weight
 from pilotlight_loader.scratch import scratch_address
 
@@ -28,10 +29,11 @@ class BfloatProduct:
     def rows(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        """x [rows, K], *weight* [N, K], *bias* [N], all contiguous; K is a multiple of 16."""
-        rows, (height, width) = x.shape[0], weight.shape
+        """x [..., K], *weight* [N, K], *bias* [N], all contiguous; K is a multiple of 16."""
+        height, width = weight.shape
+        rows = x.numel() // width
         written, kernel = self._kernels.choose(rows)
-        product = torch.empty(written, height, dtype=x.dtype, device="cpu")
+        product = room(x, written, height)
         run(
             kernel,
             *(x.data_ptr(), scratch_address(written * width * _FLOAT_BYTES), weight.data_ptr()),
@@ -39,7 +41,7 @@ class BfloatProduct:
             *(height, width, rows, written),
             work=rows * height * width,
         )
-        return product if rows == written else product[:rows]
+        return filled(x, product)
 
     def try_out(self) -> None:
         """Raises ArithmeticError where it computes something else."""

@@ -9,6 +9,7 @@ import torch
 from pilotlight_loader.kernels import float_rows, fp8_dense
 from pilotlight_loader.kernels.by_rows import ByRows
 from pilotlight_loader.kernels.compiler import Compiler, run
+from pilotlight_loader.kernels.product import filled, room
 from pilotlight_loader.kernels.trial import compare, some_bytes, some_rows
 from pilotlight_loader.scratch import scratch_address
 
@@ -31,11 +32,11 @@ class ByteProduct:
         self._dense = dense
 
     def rows(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """The product of 1 to MAX_ROWS rows; *codes* [N, K], *scales* [N]."""
-        rows = x.shape[0]
+        """The product of 1 to MAX_ROWS rows [..., K]; *codes* [N, K], *scales* [N]."""
         height, width = codes.shape
+        rows = x.numel() // width
         written, kernel = self._kernels.choose(rows)
-        product = torch.empty(written, height, dtype=x.dtype, device="cpu")
+        product = room(x, written, height)
         run(
             kernel,
             *(
@@ -47,7 +48,7 @@ class ByteProduct:
             *(product.data_ptr(), height, width, rows, written),
             work=rows * height * width,
         )
-        return product if rows == written else product[:rows]
+        return filled(x, product)
 
     def numbers(self, codes: torch.Tensor, numbers: torch.Tensor) -> None:
         """Fill *numbers* with what fp8 codes are without their scales."""

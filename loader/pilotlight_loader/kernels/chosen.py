@@ -71,13 +71,13 @@ def prepare(kind: Kind, block: int) -> None:
 
 
 def fits(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> bool:
-    """Whether compiled kernels take this product; its weight is as its file's header says."""
+    """Whether compiled kernels take x [..., K]; its weight is as its file's header says."""
     return (
         x.dtype is torch.bfloat16
         and scales.dtype is torch.bfloat16
         and x.is_cpu
         and codes.is_cpu
-        and x.shape[1] % WIDTHS == 0
+        and x.shape[-1] % WIDTHS == 0
         and x.is_contiguous()
         and codes.is_contiguous()
         and scales.is_contiguous()

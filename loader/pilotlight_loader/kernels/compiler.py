@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pilotlight_loader.kernels.assembly import ADDED, Function, Target, module
+from pilotlight_loader.kernels.assembly import Function, Target, module
 
 _NEEDED = ("avx2", "fma", "f16c")  # measured with these only
 _OPENMP = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_parallel")
@@ -86,8 +87,9 @@ class Compiler:
 def run(kernel: Kernel, *words: int, work: int) -> None:
     """Call it with addresses and sizes; *work*: multiplications, or numbers that it makes."""
     torch.get_num_threads()  # the first in a thread tells that thread's OpenMP how many it may have
-    alone = work < _ALONE_BELOW
-    kernel((ctypes.c_int64 * (ADDED + len(words)))(0, alone, *words))
+    added = (0, work < _ALONE_BELOW)
+    memory = array("q", added + words)  # 0.6 us, where an array of ctypes takes 1.7
+    kernel(memory.buffer_info()[0])
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:

@@ -7,6 +7,7 @@ import torch
 from pilotlight_loader.kernels import int4_rows, int4_tiles, int4_unit
 from pilotlight_loader.kernels.by_rows import ByRows
 from pilotlight_loader.kernels.compiler import Compiler, run
+from pilotlight_loader.kernels.product import room
 from pilotlight_loader.kernels.trial import compare, some_int4, some_rows
 from pilotlight_loader.quantize import int4_layout
 from pilotlight_loader.scratch import scratch_address
@@ -28,11 +29,11 @@ class Int4Product:
         self._kernels = ByRows(dict(zip(_FEW, few, strict=True)), many)
 
     def rows(self, x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-        """The product; *packed* and *pairs* as in int4_layout."""
-        rows = x.shape[0]
-        product = torch.empty(rows, pairs.shape[1], dtype=x.dtype, device="cpu")
+        """The product of x [..., K]; *packed* and *pairs* as in int4_layout."""
+        rows = x.numel() // x.shape[-1]
+        product = room(x, rows, pairs.shape[1])
         for start in range(0, rows, _AT_ONCE):
-            self._fill(product, x, packed, pairs, start)
+            self._fill(product, x, packed, pairs, start, min(_AT_ONCE, rows - start))
         return product
 
     def _fill(
@@ -42,8 +43,9 @@ class Int4Product:
         packed: torch.Tensor,
         pairs: torch.Tensor,
         start: int,
+        rows: int,
     ) -> None:
-        rows, width = min(_AT_ONCE, x.shape[0] - start), x.shape[1]
+        width = x.shape[-1]
         groups, height, _ = pairs.shape
         multiplied, kernel = self._kernels.choose(rows)
         is_few = rows <= _FEW[-1]  # sums them up in registers

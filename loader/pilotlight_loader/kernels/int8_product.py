@@ -7,6 +7,7 @@ import torch
 from pilotlight_loader.kernels import int8_rows
 from pilotlight_loader.kernels.by_rows import ByRows
 from pilotlight_loader.kernels.compiler import Compiler, run
+from pilotlight_loader.kernels.product import filled, room
 from pilotlight_loader.kernels.trial import compare, some_bytes, some_rows
 from pilotlight_loader.scratch import scratch_address
 
@@ -26,14 +27,15 @@ class Int8Product:
         self._kernels = ByRows(dict(zip(_FEW, few, strict=True)), many)
 
     def rows(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """The product; *codes* [N, K], *scales* [N]."""
-        rows, height = x.shape[0], codes.shape[0]
+        """The product of x [..., K]; *codes* [N, K], *scales* [N]."""
+        height, width = codes.shape
+        rows = x.numel() // width
         last = max(0, rows - 1) // _AT_ONCE * _AT_ONCE  # where the last part begins
         written = last + self._kernels.choose(rows - last)[0]
-        product = torch.empty(written, height, dtype=x.dtype, device="cpu")
+        product = room(x, written, height)
         for start in range(0, rows, _AT_ONCE):
-            self._fill(product, x, codes, scales, start)
-        return product if rows == written else product[:rows]
+            self._fill(product, x, codes, scales, start, min(_AT_ONCE, rows - start))
+        return filled(x, product)
 
     def _fill(
         self,
@@ -42,8 +44,8 @@ class Int8Product:
         codes: torch.Tensor,
         scales: torch.Tensor,
         start: int,
+        rows: int,
     ) -> None:
-        rows = min(_AT_ONCE, x.shape[0] - start)
         written, kernel = self._kernels.choose(rows)
         height, width = codes.shape
         factors = written * -(-width // int8_rows.GROUP)

@@ -1,7 +1,7 @@
 """x @ weight.T for quantized weights on a CPU, by the kernel that is fastest for so many rows.
 
 Compiled kernels where the process has them (kernels/chosen.py), else torch's operators. Measured
-figures stand in docs/quantization.md. All x are [rows, K] and contiguous.
+figures stand in docs/quantization.md. All x are [..., K] and contiguous.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ def int8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> t
         short = chosen.int8_product()
         if short is not None:
             return short.rows(x, codes, scales)
-        small = x.shape[0] <= byte_product.MAX_ROWS and x.numel() <= _INT8_COMPILED_NUMBERS
-        compiled = chosen.byte_product("int8") if small else None
+        most = min(_INT8_COMPILED_NUMBERS, byte_product.MAX_ROWS * x.shape[-1])
+        compiled = chosen.byte_product("int8") if x.numel() <= most else None
         if compiled is not None:
             return compiled.rows(x, codes, scales)
+    if x.dim() != 2:
+        return _as_before(x, int8_linear(_flat(x), codes, scales))
     if (
         x.shape[0] <= INT8_KERNEL_ROWS
         and x.dtype == scales.dtype
@@ -59,11 +61,13 @@ def int4_linear(
     x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor, block: int
 ) -> torch.Tensor:
     """*packed* uint8 [N, K / 2] in blocks of *block*, *pairs* [groups, N, 2] of x' dtype."""
-    rows = x.shape[0]
     fits = chosen.fits(x, packed, pairs)
     short = chosen.int4_product(block) if fits else None
     if short is not None:
         return short.rows(x, packed, pairs)
+    if x.dim() != 2:
+        return _as_before(x, int4_linear(_flat(x), packed, pairs, block))
+    rows = x.shape[0]
     takes = x.dtype == pairs.dtype and block == int4_layout.kernel_block()
     if fits and (not takes or rows > INT4_KERNEL_ROWS_BESIDE_COMPILED):
         compiled = chosen.int4_weight(block)
@@ -77,12 +81,22 @@ def int4_linear(
 
 def fp8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """*codes* e4m3 [N, K], *scales* [N]. Codes are exact in bfloat16, too."""
+    if x.dim() != 2:
+        return _as_before(x, fp8_linear(_flat(x), codes, scales))
     compiled = chosen.byte_product("fp8") if chosen.fits(x, codes, scales) else None
     if compiled is None:
         return _by_rows(x, codes, scales)
     if x.shape[0] <= byte_product.MAX_ROWS:
         return compiled.rows(x, codes, scales)
     return _by_rows(x, codes, scales, compiled.numbers)
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _as_before(x: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
+    return product.view(*x.shape[:-1], product.shape[-1])
 
 
 def _copy(codes: torch.Tensor, numbers: torch.Tensor) -> None:

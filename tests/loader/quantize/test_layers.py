@@ -44,6 +44,16 @@ def test_layer_takes_the_last_of_several_rows(layer, scheme) -> None:
     assert float((product.double() - expected).norm()) < 6e-3 * float(expected.norm())
 
 
+@pytest.mark.parametrize("columns", [64, 256])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_layer_refuses_other_columns(layer, scheme, columns) -> None:
+    """A kernel would read what is not there."""
+    quantized, _ = layer(scheme)
+
+    with pytest.raises(ValueError, match="columns, not 128"):
+        quantized(torch.ones(2, columns).bfloat16())
+
+
 @pytest.mark.parametrize(("scheme", "asked"), [(INT8, []), (FP8, ["bf16"])], ids=str)
 def test_layers_are_accepted_with_what_their_products_compile(
     layer, monkeypatch, scheme, asked

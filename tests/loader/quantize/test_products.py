@@ -72,6 +72,17 @@ def test_product_of_many_rows_needs_no_kernels_of_oneDNN(
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("outer", [(1, 1), (2, 3), (40, 1), ()], ids=str)
+def test_product_has_the_shape_of_its_input(scheme, outer) -> None:
+    x = some_x(max(1, torch.Size(outer).numel()))
+    flat, _ = product(x, scheme)
+    shaped, _ = product(x.view(*outer, 256), scheme)
+
+    assert shaped.shape == (*outer, 192)
+    assert torch.equal(shaped, flat.view(shaped.shape))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_product_of_no_rows_has_none(scheme) -> None:
     """As an expert's that no token chose."""
     actual, _ = product(some_x(0), scheme)
