@@ -14,9 +14,7 @@ Measured (torch 2.13, AVX2, two threads), a [2816, 1024] bf16 weight, millisecon
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -55,17 +53,6 @@ def hasten(module: nn.Module) -> list[nn.Linear]:
     for layer in plain:
         layer.__class__ = WideLinear
     return plain
-
-
-@contextlib.contextmanager
-def hastened(module: nn.Module) -> Iterator[None]:
-    """Let it multiply as soon as this CPU can; its layers are plain again afterwards."""
-    changed = hasten(module) if lacks_kernels() else []
-    try:
-        yield
-    finally:
-        for layer in changed:
-            layer.__class__ = nn.Linear
 
 
 def prepare() -> None:

@@ -10,6 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig
 from transformers.integrations import sdpa_attention
 
+from pilotlight_loader.kernels import chosen
+from pilotlight_loader.kernels.bfloat_attention import BfloatAttention
+from pilotlight_loader.kernels.compiler import Compiler
 from pilotlight_platform.engine import attention
 
 HEADS, WIDTH, COLUMNS, ROWS = 4, 16, 33, 2
@@ -45,10 +48,38 @@ def _calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+@pytest.fixture(scope="module")
+def kernel() -> BfloatAttention:
+    pytest.importorskip("llvmlite")
+    return BfloatAttention(Compiler())
+
+
+@pytest.fixture
+def compiled(kernel: BfloatAttention, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The scales that the kernel was given, which is there whatever this CPU has."""
+    scales = []
+    attend = kernel.attend
+
+    def noting(*states: Any) -> torch.Tensor:
+        scales.append(states[-1])
+        return attend(*states)
+
+    monkeypatch.setattr(kernel, "attend", noting)
+    monkeypatch.setattr(chosen, "bfloat_attention", lambda: kernel)
+    return scales
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen, "bfloat_attention", lambda: None)
+
+
+@pytest.mark.parametrize("by", ["compiled", "uncompiled"])
 @pytest.mark.parametrize("key_heads", [1, 2, HEADS])
 def test_attention_of_one_token_is_softmax_times_values(
-    key_heads: int, monkeypatch: pytest.MonkeyPatch
+    by: str, key_heads: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    scales = request.getfixturevalue(by)
     theirs = _calls(monkeypatch)
     query, key, value = _states(key_heads, torch.bfloat16)
     actual, weights = attention.attend(_Layer(key_heads), query, key, value, None, scaling=0.3)
@@ -57,9 +88,32 @@ def test_attention_of_one_token_is_softmax_times_values(
     expected = (scores @ repeated[1]).transpose(1, 2)
     assert weights is None
     assert not theirs
+    assert scales == ([0.3] if by == "compiled" else None)
     torch.testing.assert_close(actual.double(), expected, rtol=0.02, atol=0.004)
 
 
+@pytest.mark.parametrize("by", ["compiled", "uncompiled"])
+def test_attention_that_is_not_told_a_scale_has_that_of_torch(
+    by: str, request: pytest.FixtureRequest
+) -> None:
+    scales = request.getfixturevalue(by)
+    states = _states(2, torch.bfloat16)
+    actual, _ = attention.attend(_Layer(2), *states, None)
+    expected, _ = sdpa_attention.sdpa_attention_forward(_Layer(2), *states, None)
+    assert scales == ([WIDTH**-0.5] if by == "compiled" else None)
+    torch.testing.assert_close(actual, expected, rtol=0.02, atol=0.004)
+
+
+def test_attention_that_the_kernel_does_not_take_is_torchs(compiled: list[float]) -> None:
+    query, key, value = _states(2, torch.bfloat16)
+    odd = [states[..., :7].contiguous() for states in (query, key, value)]
+    actual, _ = attention.attend(_Layer(2), *odd, None, scaling=0.3)
+    expected, _ = sdpa_attention.sdpa_attention_forward(_Layer(2), *odd, None, scaling=0.3)
+    assert not compiled
+    torch.testing.assert_close(actual, expected, rtol=0.02, atol=0.004)
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize(
     ("dtype", "queries", "masked"),
     [
@@ -88,6 +142,21 @@ def test_attend_by_rows_is_asked_by_a_model_with_torchs_attention() -> None:
         module = AutoModelForCausalLM.from_config(config)
     attention.attend_by_rows(module)
     assert module.model.layers[0].self_attn.config._attn_implementation == attention._NAME
+
+
+@pytest.mark.parametrize(("dtype", "times"), [(torch.bfloat16, 1), (torch.float32, 0)])
+def test_attend_by_rows_compiles_what_the_model_will_want(
+    dtype: torch.dtype, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(chosen, "bfloat_attention", lambda: asked.append(True))
+    with torch.device("meta"):
+        config = LlamaConfig(
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=64
+        )
+        module = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    attention.attend_by_rows(module)
+    assert len(asked) == times
 
 
 def test_attend_by_rows_leaves_a_model_that_asks_for_its_attention() -> None:

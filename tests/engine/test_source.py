@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import MambaConfig, MambaForCausalLM
 
-from pilotlight_loader import wide_product
+from pilotlight_loader import rotary, wide_product
+from pilotlight_loader.square_norm import SquareNorm
 from pilotlight_platform.engine import side_files
 from pilotlight_platform.engine import source as source_module
 from pilotlight_platform.engine import verify as verify_module
@@ -226,6 +227,26 @@ def test_checkpoint_that_answers_differently_is_refused(bake, monkeypatch):
 
     with pytest.raises(VerificationError, match="logits differ"):
         bake()
+
+
+def test_worker_and_source_have_the_same_norms_and_rotary(bake, monkeypatch):
+    """What is compiled for the one is for the other."""
+    pytest.importorskip("llvmlite")
+    kinds = []
+
+    def compare(source, module, prompt, tolerance):
+        for model in (source, module):
+            layers = [layer for layer in model.modules() if not isinstance(layer, nn.Linear)]
+            kinds.append([type(layer) for layer in layers])
+        real(source, module, prompt, tolerance)
+
+    real = verify_module._compare_logits
+    monkeypatch.setattr(verify_module, "_compare_logits", compare)
+    bake(dtype="bfloat16")
+
+    assert kinds[0] == kinds[1]
+    assert SquareNorm in kinds[0]
+    assert any(kind.__module__ == rotary.__name__ for kind in kinds[0])
 
 
 def test_worker_and_source_multiply_alike_where_a_cpu_has_no_bf16_kernels(bake, monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 import torch
 from torch.nn import functional
@@ -239,20 +237,3 @@ def test_wide_matmul_writes_a_part_of_a_product(monkeypatch, lacks, dtype, rows)
     expected = x.double() @ weight.double()
     torch.testing.assert_close(product[:, ROWS:].double(), expected, rtol=0.01, atol=0.1)
     assert not product[:, :ROWS].any()
-
-
-@pytest.mark.parametrize("lacks", [True, False])
-def test_wide_hastened_changes_plain_layers_meanwhile(
-    monkeypatch: pytest.MonkeyPatch, lacks: bool
-) -> None:
-    monkeypatch.setattr(wide_product, "lacks_kernels", lambda: lacks)
-    module = torch.nn.Sequential(torch.nn.Linear(16, 16), _layer(), torch.nn.Embedding(4, 16))
-
-    def kinds() -> list[type]:
-        return [type(layer) for layer in module]
-
-    before = kinds()
-    with contextlib.suppress(KeyError), wide_product.hastened(module):
-        assert kinds() == [WideLinear if lacks else torch.nn.Linear, WideLinear, before[2]]
-        raise KeyError
-    assert kinds() == before

@@ -99,6 +99,22 @@ class Function:
         """So many variables, of registers."""
         return [self.cell(kind, "zeroinitializer") for _ in range(count)]
 
+    def columns(self, width: str) -> Iterator[str]:
+        """Yields twice, for what is done with a register at a time, and with what is left over."""
+        lanes = self.target.lanes
+        whole = self.let(f"and i64 {width}, {-lanes}")
+        with self.loop("0", whole, lanes) as i:
+            yield i
+        with self.one_by_one(), self.loop(whole, width) as i:
+            yield i
+
+    @contextlib.contextmanager
+    def one_by_one(self) -> Iterator[None]:
+        """Registers have one lane meanwhile: for what is no multiple of them."""
+        whole, self.target = self.target, Target(1, False)
+        yield
+        self.target = whole
+
     def prefetch(self, pointer: str, nbytes: int) -> None:
         """What a thread will want that reads on from *pointer*, so many bytes at a time."""
         for offset in range(_AHEAD_BYTES, _AHEAD_BYTES + nbytes, _LINE_BYTES):
@@ -168,8 +184,11 @@ class Function:
     def from_bfloats(self, pointer: str) -> str:
         """A register of floats from as many bfloat16."""
         halves = self.let(f"load {self.ints(16)}, ptr {pointer}, align 2")
-        wide = self.let(f"zext {self.ints(16)} {halves} to {self.ints(32)}")
-        shifted = self.let(f"shl {self.ints(32)} {wide}, splat (i32 16)")
+        return self._from_halves(self.let(f"zext {self.ints(16)} {halves} to {self.ints(32)}"))
+
+    def _from_halves(self, halves: str) -> str:
+        """Integers of 32 bits, whose lower half is a bfloat16, as floats."""
+        shifted = self.let(f"shl {self.ints(32)} {halves}, splat (i32 16)")
         return self.let(f"bitcast {self.ints(32)} {shifted} to {self.floats}")
 
     def store(self, floats: str, pointer: str) -> None:
@@ -179,12 +198,21 @@ class Function:
             rounded = self.let(f"fptrunc {self.floats} {floats} to {kind}")
             self.do(f"store {kind} {rounded}, ptr {pointer}, align 2")
             return
-        rounded = self._rounded(floats, self.floats, self.ints(32), "splat (i32 {})")
-        are = self.let(f"fcmp ord {self.floats} {floats}, zeroinitializer")
+        self.store_rounded(self.rounded(floats), pointer)
+
+    def rounded(self, floats: str) -> str:
+        """Floats as store() rounds them, in a register; numbers below the normal ones stay, too."""
         kind = self.ints(32)
-        nan = f"splat (i32 {_NAN})"
-        rounded = self.let(f"select {self.ints(1)} {are}, {kind} {rounded}, {kind} {nan}")
-        narrow = self.let(f"trunc {self.ints(32)} {rounded} to {self.ints(16)}")
+        bits = self._rounded(floats, self.floats, kind, "splat (i32 {})")
+        are = self.let(f"fcmp ord {self.floats} {floats}, zeroinitializer")
+        bits = self.let(f"select {self.ints(1)} {are}, {kind} {bits}, {kind} splat (i32 {_NAN})")
+        return self._from_halves(bits)
+
+    def store_rounded(self, floats: str, pointer: str) -> None:
+        """What rounded() gave, as bfloat16."""
+        bits = self.let(f"bitcast {self.floats} {floats} to {self.ints(32)}")
+        high = self.let(f"lshr {self.ints(32)} {bits}, splat (i32 16)")
+        narrow = self.let(f"trunc {self.ints(32)} {high} to {self.ints(16)}")
         self.do(f"store {self.ints(16)} {narrow}, ptr {pointer}, align 2")
 
     def store_one(self, value: str, pointer: str) -> None:

@@ -11,7 +11,10 @@ from typing import Protocol, TypeVar
 import torch
 
 from pilotlight_loader.kernels import short_rows
+from pilotlight_loader.kernels.bfloat_attention import BfloatAttention
+from pilotlight_loader.kernels.bfloat_norm import BfloatNorm
 from pilotlight_loader.kernels.bfloat_product import BfloatProduct
+from pilotlight_loader.kernels.bfloat_rotary import BfloatRotary
 from pilotlight_loader.kernels.byte_product import ByteKind, ByteProduct
 from pilotlight_loader.kernels.compiler import WIDTHS, Compiler
 from pilotlight_loader.kernels.int4_product import Int4Product
@@ -39,6 +42,21 @@ def byte_product(kind: ByteKind) -> ByteProduct | None:
 def bfloat_product() -> BfloatProduct | None:
     """For few rows and a plain weight; None also on CPUs with wider registers."""
     return _choose("bf16", BfloatProduct, BfloatProduct) if _is_narrow() else None
+
+
+def bfloat_norm() -> BfloatNorm | None:
+    """On CPUs with registers of any width."""
+    return _choose("norm", BfloatNorm, BfloatNorm)
+
+
+def bfloat_rotary() -> BfloatRotary | None:
+    """On CPUs with registers of any width."""
+    return _choose("rotary", BfloatRotary, BfloatRotary)
+
+
+def bfloat_attention() -> BfloatAttention | None:
+    """For one query; None also on CPUs with wider registers, for which torch has a kernel."""
+    return _choose("attention", BfloatAttention, BfloatAttention) if _is_narrow() else None
 
 
 def int8_product() -> Int8Product | None:

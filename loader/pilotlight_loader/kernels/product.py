@@ -9,8 +9,8 @@ def room(x: torch.Tensor, written: int, height: int) -> torch.Tensor:
     """For x [..., K] times a weight of so many rows: [..., height] where *written* are x' own."""
     *outer, width = x.shape
     if written * width == x.numel():
-        return torch.empty(*outer, height, dtype=x.dtype, device="cpu")
-    return torch.empty(written, height, dtype=x.dtype, device="cpu")
+        return x.new_empty(*outer, height)  # half of what torch.empty() takes
+    return x.new_empty(written, height)
 
 
 def filled(x: torch.Tensor, product: torch.Tensor) -> torch.Tensor:

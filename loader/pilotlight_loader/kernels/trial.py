@@ -14,7 +14,12 @@ _HEIGHT = 97  # of a weight of bytes: odd, and no multiple of anything
 
 def some_rows(rows: int) -> torch.Tensor:
     """x: bfloat16 [rows, WIDTH]."""
-    return torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
+    return some_numbers(0, rows, WIDTH)
+
+
+def some_numbers(seed: int, *shape: int) -> torch.Tensor:
+    """Random ones in bfloat16."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
 def some_weight() -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,8 @@
-"""Attention of one token in bfloat16: more than one query per product.
+"""Attention of one token in bfloat16: by a compiled kernel, or more than one query per product.
 
-torch's kernel has a slow path for a single one. Measured (torch 2.13, AVX-512, two cores, 16 heads
+The kernel is for CPUs with AVX2 alone (one thread, 16 heads of 64, 8 of them with keys, 130 and
+1000 columns: 32 and 121 us, torch's two rows as below 60 and 329). Elsewhere it is torch's, which
+has a slow path for a single query. Measured (torch 2.13, AVX-512, two cores, 16 heads
 of 64), microseconds for 130 and 1000 columns: 8 key heads, `enable_gqa`, which is what transformers
 asks for, 100 and 765; the two queries of each key head as two rows, 22 and 102. With 16 key heads
 115 and 736; each query twice 56 and 194. In float32 one row takes 14 and 79: left as it is.
@@ -18,6 +20,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+from pilotlight_loader.kernels import chosen
+from pilotlight_loader.kernels.bfloat_attention import fits
+
 _NAME = "pilotlight_rows"
 _REPLACED = "sdpa"
 # Of what transformers may hand over: its own function knows what they mean.
@@ -33,6 +38,8 @@ def attend_by_rows(module: Any) -> None:
         and not _asks(module)
     ):
         config._attn_implementation = _NAME
+        if any(tensor.dtype == torch.bfloat16 for tensor in module.parameters()):
+            chosen.bfloat_attention()  # compiled before a request, not by one
 
 
 def _asks(module: Any) -> bool:
@@ -67,6 +74,11 @@ def attend(
             module, query, key, value, attention_mask, **kwargs
         )
         return result
+    kernel = chosen.bfloat_attention() if fits(query, key, value) else None
+    if kernel is not None:
+        scale = kwargs.get("scaling")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return kernel.attend(query, key, value, scale), None
     key_heads = key.shape[1]
     if heads == key_heads:
         query = query.repeat(1, 1, 2, 1)

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from pilotlight_loader.freed_memory import give_back
+from pilotlight_loader.hastened import hastened
 from pilotlight_loader.quantize.gptq import gptq
 from pilotlight_loader.quantize.matrix import Matrix, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding, check_weight
-from pilotlight_loader.wide_product import hastened
 from pilotlight_platform.engine.calibration_windows import CalibrationError
 from pilotlight_platform.engine.input_sums import InputSums
 from pilotlight_platform.engine.scratch import in_scratch

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from pilotlight_loader import AttachPlan, BakedCheckpoint, wide_product
 from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.hastened import hasten
 from pilotlight_loader.row_product import RowLinear
 from pilotlight_platform.engine.attention import attend_by_rows
 from pilotlight_platform.engine.cache import CacheGrowth
@@ -196,14 +197,13 @@ def _straighten(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def hasten_products(module: Any) -> None:
-    """Let plain linear layers multiply as this CPU does it soonest; they stay the same objects.
+    """Let layers compute as this CPU does it soonest; they stay the same objects.
 
-    With bf16 kernels those are output layers that are tied to the embeddings, and so never packed;
-    without, all of them.
+    Of plain linear ones those are, with bf16 kernels, output layers that are tied to the
+    embeddings, and so never packed; without, all of them.
     """
+    hasten(module)
     if wide_product.lacks_kernels():
-        wide_product.prepare()
-        wide_product.hasten(module)
         return
     output = module.get_output_embeddings()
     if type(output) is torch.nn.Linear and output.weight is module.get_input_embeddings().weight:

@@ -17,10 +17,10 @@ from pilotlight_loader import (
     bake,
     record_execution_order,
 )
+from pilotlight_loader.hastened import hastened
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.stored import Device
-from pilotlight_loader.wide_product import hastened
 from pilotlight_platform.engine.cache import CacheGrowth
 from pilotlight_platform.engine.calibration import GptqRounding
 from pilotlight_platform.engine.calibration_windows import (

@@ -1,4 +1,4 @@
-"""Compilers for this CPU, and for one with narrower registers that rounds step by step."""
+"""Compilers for this CPU, and as for ones with other registers that round step by step."""
 
 import pytest
 
@@ -7,6 +7,7 @@ from pilotlight_loader.kernels.assembly import Target
 from pilotlight_loader.kernels.compiler import Compiler
 
 NARROW = Target(lanes=8, rounds_to_bfloat=False)
+WIDE = Target(lanes=16, rounds_to_bfloat=False)  # of two registers, where the CPU has no such one
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,6 @@ def by_threads(monkeypatch):
 @pytest.fixture(scope="session")
 def compilers():
     pytest.importorskip("llvmlite")
-    ours, narrow = Compiler(), Compiler()
-    narrow.target = NARROW
-    return {"ours": ours, "narrow": narrow}
+    ours, narrow, wide = Compiler(), Compiler(), Compiler()
+    narrow.target, wide.target = NARROW, WIDE
+    return {"ours": ours, "narrow": narrow, "wide": wide}

@@ -10,8 +10,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pilotlight_loader.kernels import assembly, chosen, float_rows, int4_dense, short_rows
+from pilotlight_loader.kernels import (
+    assembly,
+    chosen,
+    exponential,
+    float_rows,
+    int4_dense,
+    norm_rows,
+    rotary_rows,
+    short_rows,
+)
+from pilotlight_loader.kernels.bfloat_attention import BfloatAttention
+from pilotlight_loader.kernels.bfloat_norm import BfloatNorm
 from pilotlight_loader.kernels.bfloat_product import BfloatProduct
+from pilotlight_loader.kernels.bfloat_rotary import BfloatRotary
 from pilotlight_loader.kernels.byte_product import ByteProduct
 from pilotlight_loader.kernels.compiler import Compiler
 from pilotlight_loader.kernels.int4_product import Int4Product
@@ -63,8 +75,11 @@ def narrow(monkeypatch):
         lambda compiler: Int4Product(compiler, 64),
         Int8Product,
         BfloatProduct,
+        BfloatNorm,
+        BfloatRotary,
+        BfloatAttention,
     ],
-    ids=["bytes", "int4 weight", "int4", "int8", "bf16"],
+    ids=["bytes", "int4 weight", "int4", "int8", "bf16", "norm", "rotary", "attention"],
 )
 def test_kernel_keeps_its_code(make) -> None:
     """LLVM frees what it compiled with the compiler: a call would end the process."""
@@ -135,11 +150,42 @@ def test_wrong_numbers_of_x_are_refused(narrow, monkeypatch, caplog) -> None:
     assert [record.args[0] for record in caplog.records] == ["int8_short", "int4_short_32"]
 
 
-def test_bfloat_product_is_for_narrow_registers(monkeypatch) -> None:
-    assert chosen.bfloat_product() is None
+@pytest.mark.parametrize(
+    ("kernel", "module", "name", "wrong"),
+    [
+        ("bfloat_norm", norm_rows, "_mean_square", lambda *_: "1.0"),
+        ("bfloat_rotary", rotary_rows, "_times", lambda _write, left, _right: left),
+        ("bfloat_attention", exponential, "_LN2", (0.6, 0.0)),
+    ],
+)
+def test_wrong_kernel_beside_products_is_refused(
+    narrow, monkeypatch, caplog, kernel, module, name, wrong
+) -> None:
+    monkeypatch.setattr(module, name, wrong)
+
+    assert getattr(chosen, kernel)() is None
+    (record,) = caplog.records
+    assert "wrong by" in record.getMessage()
+
+
+@pytest.mark.parametrize("kernel", [chosen.bfloat_product, chosen.bfloat_attention])
+def test_kernel_of_what_torch_has_for_wide_registers_is_for_narrow_ones(
+    monkeypatch, kernel
+) -> None:
+    assert kernel() is None
     monkeypatch.setattr(chosen, "_is_narrow", lambda: True)
 
-    assert chosen.bfloat_product() is not None
+    assert kernel() is not None
+
+
+@pytest.mark.parametrize("kernel", [chosen.bfloat_norm, chosen.bfloat_rotary])
+@pytest.mark.parametrize("is_narrow", [True, False])
+def test_kernel_of_what_takes_many_operators_is_for_any_registers(
+    monkeypatch, kernel, is_narrow
+) -> None:
+    monkeypatch.setattr(chosen, "_is_narrow", lambda: is_narrow)
+
+    assert kernel() is not None
 
 
 @pytest.mark.parametrize(("lanes", "narrow"), [(8, True), (16, False), (None, False)])

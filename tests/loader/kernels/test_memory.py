@@ -11,6 +11,7 @@ import pytest
 _GUARDED = r"""
 import ctypes, mmap, sys
 import torch
+from pilotlight_loader.kernels import bfloat_attention, bfloat_norm, bfloat_rotary
 from pilotlight_loader.kernels import bfloat_product, byte_product, int4_product, int8_product
 from pilotlight_loader.kernels import compiler as compiler_module, int4_weight
 from pilotlight_loader.kernels.compiler import Compiler
@@ -40,20 +41,29 @@ def check_and_free():
         libc.munmap(begin, size + PAGE)
     given.clear()
 
-plain_empty = torch.empty
+plain = torch.empty_like, torch.Tensor.new_empty
 
 def empty(*shape, dtype, device=None):
     nbytes = torch.Size(shape).numel() * dtype.itemsize
     memory = (ctypes.c_char * nbytes).from_address(address(nbytes))
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
+def place(on):
+    "What kernels write to, as they ask torch for it."
+    torch.empty_like, torch.Tensor.new_empty = placing if on else plain
+
 def placed(tensor):
     return empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
+
+def like(tensor):
+    return empty(tensor.numel(), dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
+
+placing = like, lambda x, *shape: empty(*shape, dtype=x.dtype)
 
 def near(actual, expected):
     assert float((actual.double() - expected).norm()) < 6e-3 * float(expected.norm())
 
-for module in (bfloat_product, byte_product, int4_product, int8_product):
+for module in (bfloat_attention, bfloat_product, byte_product, int4_product, int8_product):
     module.scratch_address = address
 compiler = Compiler()
 products = {
@@ -63,6 +73,9 @@ products = {
 }
 int4 = {b: int4_product.Int4Product(compiler, b) for b in int4_layout.BLOCKS}
 numbers = {b: int4_weight.Int4Weight(compiler, b) for b in int4_layout.BLOCKS}
+norm = bfloat_norm.BfloatNorm(compiler)
+rotary = bfloat_rotary.BfloatRotary(compiler)
+attention = bfloat_attention.BfloatAttention(compiler)
 generator = torch.Generator().manual_seed(0)
 
 def some(*shape):
@@ -72,13 +85,13 @@ def bytes_case(rows, height, width):
     x, scales = placed(some(rows, width)), placed(some(height))
     codes = placed(torch.randint(-127, 128, (height, width), generator=generator).to(torch.int8))
     weight = placed(some(height, width))
-    torch.empty = empty
+    place(True)
     found = {
         name: product.rows(x, weight if name == "bf16" else codes, scales)
         for name, product in products.items()
         if rows <= byte_product.MAX_ROWS or name != "int8"
     }
-    torch.empty = plain_empty
+    place(False)
     near(found.pop("bf16"), x.double() @ weight.double().t() + scales.double())
     for product in found.values():
         near(product, x.double() @ codes.double().t() * scales.double())
@@ -92,13 +105,44 @@ def int4_case(rows, block, blocks, groups, group):
     dense = (dense + zeros.double()[..., None]).view(height, width)
     packed = placed(int4_layout.pack(codes, block))
     pairs, x = placed(int4_layout.pack_scales(scales, zeros)), placed(some(rows, width))
-    torch.empty = empty
+    place(True)
     product = int4[block].rows(x, packed, pairs)
-    torch.empty = plain_empty
+    place(False)
     weight = empty(width, height, dtype=torch.bfloat16)
     numbers[block].dequantize(packed, pairs, 0, weight)
     near(product, x.double() @ dense.t())
     near(weight, dense.t())
+    check_and_free()
+
+def norm_case(rows, width):
+    x, weight = placed(some(rows, width)), placed(some(width))
+    place(True)
+    normal = norm.rows(x, weight, 0.5)
+    place(False)
+    wide = x.double()
+    near(normal, wide / (wide.square().mean(-1, keepdim=True) + 0.5).sqrt() * weight.double())
+    check_and_free()
+
+def rotary_case(rows, tokens, width):
+    query = placed(some(rows, tokens, 3, width)).transpose(1, 2)
+    key = placed(some(rows, tokens, 1, width)).transpose(1, 2)
+    zeros, ones = (placed(torch.full((1, tokens, width), value).bfloat16()) for value in (0.0, 1.0))
+    place(True)
+    turned = rotary.turn(query, key, ones, zeros)
+    place(False)
+    near(turned[0], query.double())
+    near(turned[1], key.double())
+    check_and_free()
+
+def attention_case(rows, sharing, columns, width):
+    query = placed(some(rows, 2 * sharing, 1, width))
+    key, value = placed(some(rows, 2, columns, width)), placed(some(rows, 2, columns, width + 16))
+    place(True)
+    output = attention.attend(query, key, value, 0.5)
+    place(False)
+    wide = [part.double().repeat_interleave(sharing, 1) for part in (key, value)]
+    shares = (query.double() @ wide[0].mT * 0.5).softmax(-1)
+    near(output, (shares @ wide[1]).transpose(1, 2))
     check_and_free()
 
 check_and_free()
@@ -111,6 +155,13 @@ for threads in (1, 2, 9):
         for block in int4_layout.BLOCKS:
             for shape in ((1, 1, 32), (2, 3, 32), (1, 2, 256)):
                 int4_case(rows, block, *shape)
+    for rows in (1, 3):
+        for width in (1, 15, 16, 100):
+            norm_case(rows, width)
+            rotary_case(rows, 3, 2 * width)
+        for sharing in (1, 2, 3):
+            for columns in (1, 3, 8, 33):
+                attention_case(rows, sharing, columns, 48)
 print("done")
 """
 
