@@ -1,4 +1,4 @@
-"""What holds for every compiled product, whatever it multiplies."""
+"""What holds for every compiled kernel, whatever it makes."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -9,18 +9,18 @@ _ASKED = 50  # times by each thread
 _TIMEOUT_S = 60
 
 
-def assert_same_bits_by_any_threads(multiply: Callable[[], torch.Tensor]) -> None:
+def assert_same_bits_by_any_threads(make: Callable[[], torch.Tensor]) -> None:
     """However many threads share the work."""
-    before, products = torch.get_num_threads(), []
+    before, made = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            products.append(multiply())
+            made.append(make())
     finally:
         torch.set_num_threads(before)
 
-    assert torch.equal(products[0], products[1])
-    assert torch.equal(products[0], products[2])
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
 
 
 def assert_right_for_each_of_several(
