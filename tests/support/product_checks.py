@@ -26,15 +26,23 @@ def assert_same_bits_by_any_threads(make: Callable[[], torch.Tensor]) -> None:
 def assert_right_for_each_of_several(
     multiply: Callable[[torch.Tensor], torch.Tensor], xs: Sequence[torch.Tensor]
 ) -> None:
-    """Where a thread for each of *xs* asks at the same time."""
+    """Where a thread for each of *xs* asks at the same time.
+
+    For all of them in turn, negated, too, and keeps what it gets: memory that is used again would
+    hold the right numbers of x and of the product before any are written there.
+    """
+    count = len(xs)
+    xs = [signed for x in xs for signed in (x, -x)]
     expected = [multiply(x) for x in xs]
     wrong: list[int] = []
 
-    def ask(which: int) -> None:
-        answers = (multiply(xs[which]) for _ in range(_ASKED))
-        wrong.extend(which for answer in answers if not torch.equal(answer, expected[which]))
+    def ask(first: int) -> None:
+        asked = [(first + turn) % len(xs) for turn in range(_ASKED)]
+        answers = [multiply(xs[which]) for which in asked]
+        pairs = zip(asked, answers, strict=True)
+        wrong.extend(which for which, answer in pairs if not torch.equal(answer, expected[which]))
 
-    threads = [threading.Thread(target=ask, args=(which,)) for which in range(len(xs))]
+    threads = [threading.Thread(target=ask, args=(first,)) for first in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
