@@ -71,10 +71,8 @@ def takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = Non
         and x.is_cpu
         and weight.is_cpu
         and lacks_kernels()
-        and (
-            x.numel() >= _LINEAR_ROWS * weight.shape[1]
-            or (x.numel() > 0 and _compiled(x, weight) is not None)
-        )
+        and x.numel() > 0
+        and (x.numel() >= _LINEAR_ROWS * weight.shape[1] or _compiled(x, weight, bias) is not None)
     )
 
 
@@ -84,7 +82,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     All of one dtype.
     """
     rows, columns = weight.shape
-    compiled = _compiled(x, weight)
+    compiled = _compiled(x, weight, bias)
     if compiled is not None:
         bias = None if bias is None else bias.contiguous()
         return compiled.rows(x.contiguous(), weight, bias)
@@ -98,7 +96,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return product.view(*x.shape[:-1], rows)
 
 
-def _compiled(x: torch.Tensor, weight: torch.Tensor) -> BfloatProduct | None:
+def _compiled(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> BfloatProduct | None:
     """What multiplies these, if it is compiled; it knows nothing of gradients."""
     columns = weight.shape[1]
     if (
@@ -106,7 +106,10 @@ def _compiled(x: torch.Tensor, weight: torch.Tensor) -> BfloatProduct | None:
         or x.numel() > _COMPILED_ROWS * columns
         or columns % WIDTHS != 0
         or not weight.is_contiguous()
-        or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        or (
+            torch.is_grad_enabled()
+            and any(given is not None and given.requires_grad for given in (x, weight, bias))
+        )
     ):
         return None
     return chosen.bfloat_product()

@@ -158,12 +158,23 @@ def test_wide_linear_takes_a_bias_of_any_stride(compiled: list[int]) -> None:
     assert compiled == [3, 3]
 
 
-def test_wide_linear_keeps_a_weights_gradient(compiled: list[int]) -> None:
-    layer = _layer()
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_wide_linear_keeps_a_parameters_gradient(compiled: list[int], name: str) -> None:
+    layer = _layer().requires_grad_(False)
+    parameter = layer.get_parameter(name).requires_grad_()
     layer(_states((3, COLUMNS))).sum().backward()
 
-    assert layer.weight.grad is not None
+    assert parameter.grad is not None
     assert compiled == []
+
+
+@pytest.mark.usefixtures("compiled")
+def test_wide_linear_of_no_columns_is_its_bias() -> None:
+    bias = _states((ROWS,))
+    layer = WideLinear(COLUMNS, ROWS, dtype=torch.bfloat16)
+    layer.weight.data, layer.bias.data = _states((ROWS, 0)), bias
+
+    assert layer(_states((9, 0))).eq(bias).all()
 
 
 def test_wide_lacks_no_kernels_where_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pilotlight_loader.kernels.compiler import Compiler, run
 from pilotlight_loader.kernels.float_bits import float_bits
 from pilotlight_loader.kernels.trial import WIDTH, compare, some_rows
 
-_TRIED_ROWS = 3
+_TRIED_ROWS = 467  # so many that threads share them
 _EPSILON = 1e-5
 
 

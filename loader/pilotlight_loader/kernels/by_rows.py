@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pilotlight_loader.kernels import tiles
 from pilotlight_loader.kernels.compiler import Kernel
 
+FEW = (1, 2, 4)  # rows that kernels of their own are for; three are as slow as four
+
 
 class ByRows:
     """*few*: by the most rows that each takes; *many*: of any number, in whole tiles, if any."""

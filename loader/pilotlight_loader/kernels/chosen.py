@@ -129,8 +129,9 @@ def _tried(key: str, make: Callable[[Compiler], _Product]) -> _Product | None:
         return None
 
 
+@functools.cache  # each product asks, and must not wait while another kernel is compiled
 def _is_narrow() -> bool:
-    with _choosing:  # that only one is made
+    with _choosing:  # that only one compiler is made
         compiler = _compiler()
     return compiler is not None and compiler.target.lanes == short_rows.TARGET.lanes
 

@@ -27,10 +27,10 @@ Kernel = Any  # a ctypes function that takes the address of its words
 
 
 class Compiler:
-    """Compiles for the CPU it runs on. Making it raises ImportError without llvmlite,
+    """Compiles for the CPU it runs on.
 
-    NotImplementedError for a CPU whose kernels were not measured, AttributeError or OSError for a
-    torch without OpenMP.
+    Making it raises ImportError without llvmlite, NotImplementedError for a CPU whose kernels were
+    not measured, AttributeError or OSError for a torch without OpenMP.
     """
 
     def __init__(self) -> None:

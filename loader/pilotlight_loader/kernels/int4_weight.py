@@ -9,6 +9,8 @@ from pilotlight_loader.kernels.compiler import Compiler, run
 from pilotlight_loader.kernels.trial import WIDTH, compare, some_int4
 from pilotlight_loader.quantize import int4_layout
 
+_TRIED_ROWS = 512  # of the weight: so many that threads share them
+
 
 class Int4Weight:
     """For bfloat16 and one block of the layout; checks no shapes (fits() and files do)."""
@@ -40,10 +42,9 @@ class Int4Weight:
     def try_out(self) -> None:
         """Raises ArithmeticError where it computes something else."""
         block = self._block
-        height = 3 * block
-        codes, pairs, dense = some_int4(height)
+        codes, pairs, dense = some_int4(_TRIED_ROWS + block)
         packed = int4_layout.pack(codes, block)
         for first in (0, block):
-            weight = torch.empty(WIDTH, height - block, dtype=pairs.dtype)
+            weight = torch.empty(WIDTH, _TRIED_ROWS, dtype=pairs.dtype)
             self.dequantize(packed, pairs, first, weight)
-            compare("int4", weight, dense.t()[:, first : first + height - block])
+            compare("int4", weight, dense.t()[:, first : first + _TRIED_ROWS])

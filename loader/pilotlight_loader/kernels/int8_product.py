@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 
 from pilotlight_loader.kernels import int8_rows
-from pilotlight_loader.kernels.by_rows import ByRows
+from pilotlight_loader.kernels.by_rows import FEW, ByRows
 from pilotlight_loader.kernels.compiler import Compiler, run
 from pilotlight_loader.kernels.product import filled, room
 from pilotlight_loader.kernels.trial import compare, some_bytes, some_rows
 from pilotlight_loader.scratch import scratch_address
 
-_FEW = (1, 2, 4)  # rows that kernels of their own are for; three are as slow as four
 _AT_ONCE = 256  # rows, that x stays in the caches: whole tiles
 _TRIED_ROWS = (1, 2, 3, 7)
 _FLOAT_BYTES, _NUMBER_BYTES, _BFLOAT_BYTES = 4, 2, 2
@@ -22,9 +21,9 @@ class Int8Product:
 
     def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler  # the code goes with it
-        kernels = [int8_rows.functions(rows) for rows in _FEW]
+        kernels = [int8_rows.functions(rows) for rows in FEW]
         *few, many = compiler.compile([*kernels, int8_rows.tile_functions()])
-        self._kernels = ByRows(dict(zip(_FEW, few, strict=True)), many)
+        self._kernels = ByRows(dict(zip(FEW, few, strict=True)), many)
 
     def rows(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """The product of x [..., K]; *codes* [N, K], *scales* [N]."""

@@ -4,6 +4,7 @@ import gc
 import logging
 import re
 import sys
+import threading
 import weakref
 from types import SimpleNamespace
 
@@ -40,9 +41,11 @@ def unchosen(monkeypatch):
     pytest.importorskip("llvmlite")
     monkeypatch.setattr(chosen, "_chosen", {})
     monkeypatch.setattr(chosen, "_is_narrow", lambda: False)
-    COMPILER.cache_clear()
+    for cached in (COMPILER, IS_NARROW):
+        cached.cache_clear()
     yield
-    COMPILER.cache_clear()
+    for cached in (COMPILER, IS_NARROW):
+        cached.cache_clear()
 
 
 def some_product():
@@ -60,6 +63,16 @@ def test_product_is_compiled_once(monkeypatch) -> None:
 
     assert first is not None
     assert chosen.byte_product("int8") is first
+
+
+def test_product_that_is_chosen_waits_for_no_other_to_be_compiled(monkeypatch) -> None:
+    monkeypatch.setattr(chosen, "_is_narrow", IS_NARROW)
+    first, found = chosen.int8_product(), []
+    asking = threading.Thread(target=lambda: found.append(chosen.int8_product()))
+    with chosen._choosing:  # as the thread does that compiles
+        asking.start()
+        asking.join(10)
+        assert found == [first]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.product_checks import assert_same_bits_by_any_threads
 
 from pilotlight_loader.kernels.int4_weight import Int4Weight
 from pilotlight_loader.quantize import int4_layout
@@ -56,18 +57,13 @@ def test_dequantize_any_part_is_the_reference(weights, block, blocks, groups, gr
 
 def test_dequantize_has_the_same_bits_with_any_number_of_threads(weights, block) -> None:
     packed, pairs, _ = some_weight(3, 3, 32, block, 1)
-    before = torch.get_num_threads()
-    found = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            found.append(torch.empty(96, 3 * block).bfloat16())
-            weights["ours"].dequantize(packed, pairs, 0, found[-1])
-    finally:
-        torch.set_num_threads(before)
 
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    def dequantized():
+        found = torch.empty(96, 3 * block).bfloat16()
+        weights["ours"].dequantize(packed, pairs, 0, found)
+        return found
+
+    assert_same_bits_by_any_threads(dequantized)
 
 
 def test_dequantize_writes_nothing_but_the_weight(weights, block) -> None:

@@ -12,7 +12,8 @@ _GUARDED = r"""
 import ctypes, mmap, sys
 import torch
 from pilotlight_loader.kernels import bfloat_attention, bfloat_norm, bfloat_rotary
-from pilotlight_loader.kernels import bfloat_product, byte_product, int4_product, int8_product
+from pilotlight_loader.kernels import bfloat_product, byte_product, float_product
+from pilotlight_loader.kernels import int4_product, int8_product
 from pilotlight_loader.kernels import compiler as compiler_module, int4_weight
 from pilotlight_loader.kernels.compiler import Compiler
 from pilotlight_loader.quantize import int4_layout
@@ -41,7 +42,7 @@ def check_and_free():
         libc.munmap(begin, size + PAGE)
     given.clear()
 
-plain = torch.empty_like, torch.Tensor.new_empty
+theirs = torch.empty_like, torch.Tensor.new_empty
 
 def empty(*shape, dtype, device=None):
     nbytes = torch.Size(shape).numel() * dtype.itemsize
@@ -50,7 +51,7 @@ def empty(*shape, dtype, device=None):
 
 def place(on):
     "What kernels write to, as they ask torch for it."
-    torch.empty_like, torch.Tensor.new_empty = placing if on else plain
+    torch.empty_like, torch.Tensor.new_empty = placing if on else theirs
 
 def placed(tensor):
     return empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
@@ -63,12 +64,13 @@ placing = like, lambda x, *shape: empty(*shape, dtype=x.dtype)
 def near(actual, expected):
     assert float((actual.double() - expected).norm()) < 6e-3 * float(expected.norm())
 
-for module in (bfloat_attention, bfloat_product, byte_product, int4_product, int8_product):
+for module in (bfloat_attention, float_product, int4_product, int8_product):
     module.scratch_address = address
 compiler = Compiler()
 products = {
     "bf16": bfloat_product.BfloatProduct(compiler),
     "int8": byte_product.ByteProduct(compiler, "int8"),
+    "fp8": byte_product.ByteProduct(compiler, "fp8"),
     "int8 in 16 bits": int8_product.Int8Product(compiler),
 }
 int4 = {b: int4_product.Int4Product(compiler, b) for b in int4_layout.BLOCKS}
@@ -81,20 +83,24 @@ generator = torch.Generator().manual_seed(0)
 def some(*shape):
     return torch.randn(*shape, generator=generator).bfloat16()
 
-def bytes_case(rows, height, width):
+def rows_case(rows, height, width):
     x, scales = placed(some(rows, width)), placed(some(height))
+    plain = placed(some(height, width))
     codes = placed(torch.randint(-127, 128, (height, width), generator=generator).to(torch.int8))
-    weight = placed(some(height, width))
-    place(True)
-    found = {
-        name: product.rows(x, weight if name == "bf16" else codes, scales)
-        for name, product in products.items()
-        if rows <= byte_product.MAX_ROWS or name != "int8"
-    }
-    place(False)
-    near(found.pop("bf16"), x.double() @ weight.double().t() + scales.double())
-    for product in found.values():
-        near(product, x.double() @ codes.double().t() * scales.double())
+    fp8 = placed(plain.to(torch.float8_e4m3fn).view(torch.int8)).view(torch.float8_e4m3fn)
+    weights = {"bf16": plain, "int8": codes, "int8 in 16 bits": codes, "fp8": fp8}
+    for name, product in products.items():
+        if rows > byte_product.MAX_ROWS and name in ("int8", "fp8"):
+            continue
+        weight = weights[name]
+        place(True)
+        found = product.rows(x, weight, scales)
+        place(False)
+        expected = x.double() @ weight.double().t()
+        near(found, expected + scales.double() if name == "bf16" else expected * scales.double())
+    converted = empty(height, width, dtype=torch.bfloat16)
+    products["fp8"].numbers(fp8, converted)
+    near(converted, fp8.double())
     check_and_free()
 
 def int4_case(rows, block, blocks, groups, group):
@@ -151,7 +157,7 @@ for threads in (1, 2, 9):
     compiler_module._ALONE_BELOW = 0 if threads > 2 else 1 << 17
     for rows in (1, 2, 3, 5, 259):
         for height, width in ((1, 16), (17, 272), (33, 304)):
-            bytes_case(rows, height, width)
+            rows_case(rows, height, width)
         for block in int4_layout.BLOCKS:
             for shape in ((1, 1, 32), (2, 3, 32), (1, 2, 256)):
                 int4_case(rows, block, *shape)
