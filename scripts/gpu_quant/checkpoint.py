@@ -80,7 +80,8 @@ def write_checkpoint(
     entries = sorted(
         planned_entries(module, path), key=lambda entry: place.get(entry.name, len(place))
     )
-    plan = plan_quantized(entries, plan_schemes(module, kind, matrices(module)), path, "cuda")
+    schemes = plan_schemes(module, kind, matrices(module), trellis=False)
+    plan = plan_quantized(entries, schemes, path, "cuda")
     generator = torch.Generator(device).manual_seed(0)
     dtypes = {e.name: torch_dtype(e.dtype, e.name, path) for e in plan.entries}
     shapes = {entry.name: entry.shape for entry in plan.entries}

@@ -132,6 +132,14 @@ def test_quantized_source_in_fewer_bits_has_8_in_its_first_and_last_layer(deep):
 
     stored = BakedCheckpoint.open(directory / "model.safetensors").quantized
     kinds = [stored[f"model.layers.{at}.mlp.up_proj.weight"].scheme.kind for at in range(4)]
+    assert kinds == ["int8", "trellis", "trellis", "int8"]
+
+
+def test_quantized_source_in_fewer_bits_for_a_gpu_has_those_of_its_kernels(deep):
+    _, directory, _ = bake(deep, quantizing=Quantizing("int4", rounding="nearest"), device="cuda")
+
+    stored = BakedCheckpoint.open(directory / "model.safetensors").quantized
+    kinds = [stored[f"model.layers.{at}.mlp.up_proj.weight"].scheme.kind for at in range(4)]
     assert kinds == ["int8", "int4", "int4", "int8"]
 
 
@@ -145,7 +153,7 @@ def test_quantized_source_keeps_codes_that_the_first_and_last_layer_want(make_so
     assert baked.quantization == "int4"  # the codes of most are not the source's own
     stored = BakedCheckpoint.open(made / "model.safetensors")
     first, second = (f"model.layers.{at}.mlp.up_proj.weight" for at in range(2))
-    assert [stored.quantized[name].scheme.kind for name in (first, second)] == ["int8", "int4"]
+    assert [stored.quantized[name].scheme.kind for name in (first, second)] == ["int8", "trellis"]
     with stored.map() as mapped:
         codes = mapped.tensors()[first + "_codes"].clone()
     assert torch.equal(codes, theirs(first, plain[first]).codes)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pilotlight_loader import BakedCheckpoint, DiskFullError
 from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.layers import QuantizedEmbedding, QuantizedLinear
+from pilotlight_loader.quantize.matrix import INT4, TRELLIS
+from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_platform.engine import source
 from pilotlight_platform.engine.executor import Engine
 from pilotlight_platform.engine.quantizing import Quantizing, quantizable_weights
@@ -22,6 +25,7 @@ from pilotlight_platform.engine.source import bake_source
 from pilotlight_platform.errors import SourceError, VerificationError
 
 KINDS = ["int8", "int4", "fp8"]
+CODINGS = {"int8": "int8", "int4": "trellis", "fp8": "fp8"}  # of a CPU
 WIDE = {"hidden_size": 128, "intermediate_size": 256}
 
 
@@ -59,7 +63,7 @@ def test_quantized_skeleton_takes_the_file_as_it_is(quantized, kind) -> None:
         anonymous = _anonymous_bytes(layer.weight_codes)
 
         assert isinstance(layer, QuantizedLinear)
-        assert layer.stored.scheme.kind == kind
+        assert layer.stored.scheme.kind == CODINGS[kind]
         assert anonymous == 0
         assert isinstance(embedding, QuantizedEmbedding) == (kind == "int4")
         shared = "weight_codes" if kind == "int4" else "weight"
@@ -209,21 +213,24 @@ def test_quantized_with_many_weights_is_calibrated_with_a_text_that_comes_along(
     assert not any(message.startswith("making up a text") for message in said)
 
 
+@pytest.mark.parametrize(
+    ("kind", "limit"), [("int8", "AUTO_GPTQ_WEIGHTS"), ("int4", "AUTO_GPTQ_INT4_WEIGHTS")]
+)
 def test_quantized_with_many_weights_is_rounded_to_the_nearest_unless_asked(
-    quantized, tmp_path, monkeypatch
+    quantized, tmp_path, monkeypatch, kind, limit
 ) -> None:
-    monkeypatch.setattr(source, "AUTO_GPTQ_WEIGHTS", 1000)
+    monkeypatch.setattr(source, limit, 1000)
     said = []
     bake_source(
         quantized.source,
         tmp_path,
         dtype="bfloat16",
         report=lambda _phase, message, *_: said.append(message),
-        quantizing=Quantizing("int4"),
+        quantizing=Quantizing(kind),
     )
 
     assert any("rounding to the nearest: gptq of" in message for message in said)
-    assert torch.equal(_codes(tmp_path), _codes(quantized("int4")))
+    assert torch.equal(_codes(tmp_path), _codes(quantized(kind)))
 
 
 def test_quantized_with_gptq_refuses_a_short_text(quantized, tmp_path) -> None:
@@ -237,25 +244,39 @@ def test_quantized_with_gptq_refuses_a_short_text(quantized, tmp_path) -> None:
         )
 
 
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_quantized_for_another_device_has_the_same_codes_and_answers_here(
-    quantized, tmp_path
+    quantized, tmp_path, kind
 ) -> None:
-    said = []
-    bake_source(
-        quantized.source,
-        tmp_path,
-        dtype="bfloat16",
-        report=lambda phase, message, *_: said.append((phase, message)),
-        quantizing=Quantizing("int4", rounding="nearest"),
-        device="cuda",
-    )
-    files = [BakedCheckpoint.open(d / "model.safetensors") for d in (tmp_path, quantized("int4"))]
+    said = _bake_for_a_gpu(quantized.source, tmp_path, kind)
+    files = [BakedCheckpoint.open(d / "model.safetensors") for d in (tmp_path, quantized(kind))]
     weights = [_restored(file) for file in files]
 
     assert said[-1] == ("verify", "answers like its source")
-    assert {stored.block for stored in files[0].quantized.values()} == {0, 8}
+    assert files[0].quantized == files[1].quantized
     assert files[0].nbytes == files[1].nbytes
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_quantized_in_4_bits_for_a_gpu_has_its_codes_and_answers_here(quantized, tmp_path) -> None:
+    said = _bake_for_a_gpu(quantized.source, tmp_path, "int4")
+    stored = BakedCheckpoint.open(tmp_path / "model.safetensors")
+    ours = BakedCheckpoint.open(quantized("int4") / "model.safetensors")
+    weights, theirs = _restored(stored), load_file(quantized.source / "model.safetensors")
+    of_4_bits = [name for name in stored.quantized if ours.quantized[name].scheme == TRELLIS]
+
+    assert said[-1] == ("verify", "answers like its source")
+    assert stored.quantized.keys() == ours.quantized.keys()
+    assert {stored.quantized[name].block for name in of_4_bits} == {8}
+    assert {stored.quantized[name].scheme for name in of_4_bits} == {INT4}
+    for name, weight in weights.items():
+        if name in of_4_bits:
+            plain = theirs[name].bfloat16()
+            same = NearestRounding().matrix(name, plain, INT4).dequantize()
+        else:
+            same = _restored(ours)[name]
+
+        assert torch.equal(weight, same)
 
 
 def test_quantized_bake_leaves_one_file_of_weights(quantized) -> None:
@@ -352,6 +373,19 @@ def test_quantized_workers_count_one_file_once_and_give_it_back(quantized) -> No
         assert pss <= 0.6 * rss
         assert anonymous == 0
     assert left == [0, 0]
+
+
+def _bake_for_a_gpu(source: Path, directory: Path, kind: str) -> list[tuple[str, str]]:
+    said = []
+    bake_source(
+        source,
+        directory,
+        dtype="bfloat16",
+        report=lambda phase, message, *_: said.append((phase, message)),
+        quantizing=Quantizing(kind, rounding="nearest"),
+        device="cuda",
+    )
+    return said
 
 
 def _restored(baked: BakedCheckpoint) -> dict[str, torch.Tensor]:

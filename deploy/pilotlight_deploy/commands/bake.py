@@ -32,7 +32,10 @@ def bake(
     quantize: Annotated[Quantization, typer.Option(help="Weights in fewer bits.")] = "none",
     rounding: Annotated[
         QuantizationRounding,
-        typer.Option(help="How weights are rounded; auto: gptq for up to half a billion weights."),
+        typer.Option(
+            help="How weights are rounded; auto: gptq for up to half a billion weights, "
+            "100 million in int4."
+        ),
     ] = "auto",
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 file to calibrate gptq with; default: its own.")

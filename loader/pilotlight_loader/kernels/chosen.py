@@ -17,10 +17,11 @@ from pilotlight_loader.kernels.bfloat_product import BfloatProduct
 from pilotlight_loader.kernels.bfloat_rotary import BfloatRotary
 from pilotlight_loader.kernels.byte_product import ByteKind, ByteProduct
 from pilotlight_loader.kernels.compiler import WIDTHS, Compiler
-from pilotlight_loader.kernels.int4_product import Int4Product
+from pilotlight_loader.kernels.int4_product import Int4Product, TrellisProduct
 from pilotlight_loader.kernels.int4_weight import Int4Weight
 from pilotlight_loader.kernels.int8_product import Int8Product
-from pilotlight_loader.quantize.matrix import Kind
+from pilotlight_loader.kernels.trellis_weight import TrellisWeight
+from pilotlight_loader.quantize.matrix import Coding
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +79,30 @@ def int4_weight(block: int) -> Int4Weight | None:
     return _choose(f"int4_{block}", Int4Weight, lambda compiler: Int4Weight(compiler, block))
 
 
-def prepare(kind: Kind, block: int) -> None:
+def trellis_product() -> TrellisProduct | None:
+    """For any number of rows and a trellis' weight, on any CPU."""
+    return _choose("trellis", TrellisProduct, TrellisProduct)
+
+
+def trellis_weight() -> TrellisWeight | None:
+    """What makes numbers of one, for many rows, on CPUs with wider registers; else None."""
+    return None if _is_narrow() else _choose("trellis_weight", TrellisWeight, TrellisWeight)
+
+
+def compiles() -> bool:
+    """Whether kernels can be compiled for this CPU; each has yet to pass its trial."""
+    return _compiler() is not None
+
+
+def prepare(kind: Coding, block: int) -> None:
     """Compile for weights of that kind, off the way of requests. Some tenths of a second."""
     if kind == "int4":
         _ = int4_product(block) or int4_weight(block)
     elif kind == "int8":
         _ = int8_product() or byte_product(kind)
+    elif kind == "trellis":
+        trellis_product()
+        trellis_weight()
     else:
         byte_product(kind)
 

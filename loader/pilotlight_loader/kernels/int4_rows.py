@@ -12,19 +12,19 @@ from pilotlight_loader.kernels.short_rows import INTS, TARGET, entry, multiply
 _COLUMNS = 4  # of a step
 
 
-def functions(rows: int, block: int) -> list[Function]:
+def functions(rows: int, block: int, kind: type[Int4Units]) -> list[Function]:
     """`int4_rows_2_32` and its like: body and entry."""
-    name = f"int4_rows_{rows}_{block}"
-    body = _body(f"{name}_body", rows, block)
+    name = f"{kind.NAME}_rows_{rows}_{block}"
+    body = _body(f"{name}_body", rows, block, kind)
     return [body, entry(name, body, None)]
 
 
-def _body(name: str, rows: int, block: int) -> Function:
+def _body(name: str, rows: int, block: int, kind: type[Int4Units]) -> Function:
     write = Function(name, TARGET)
-    units = Int4Units(write, block)
+    units = kind(write, block)
     x = units.x
     with write.shared(units.count) as unit:
-        codes = units.codes(unit)
+        codes = units.begin(unit)
         floats = [write.zeros(write.floats, REGISTERS) for _ in range(rows)]
         with write.loop("0", x.groups) as group:
             ints = [write.zeros(INTS, REGISTERS) for _ in range(rows)]

@@ -6,6 +6,8 @@ with those that fill up the last tile, whatever memory holds there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pilotlight_loader.kernels import tiles
 from pilotlight_loader.kernels.assembly import Function
 from pilotlight_loader.kernels.int4_unit import (
@@ -28,16 +30,17 @@ _REGISTERS = 2  # of the weight, with tiles.ROWS of x: eight sums
 _REGISTER_BYTES = 32
 
 
-def functions(block: int) -> list[Function]:
+def functions(block: int, kind: type[Int4Units]) -> list[Function]:
     """`int4_tiles_32` and its like: filler, body and entry."""
-    filling, body = filler(), _Tiles(block).body
-    return [filling, body, entry(f"int4_tiles_{block}", body, filling)]
+    name = f"{kind.NAME}_tiles_{block}"
+    filling, body = filler(), _Tiles(f"{name}_body", block, kind).body
+    return [filling, body, entry(name, body, filling)]
 
 
 class _Tiles:
-    def __init__(self, block: int) -> None:
-        self.body = write = Function(f"int4_tiles_{block}_body", TARGET)
-        self._units = units = Int4Units(write, block)
+    def __init__(self, name: str, block: int, kind: type[Int4Units]) -> None:
+        self.body = write = Function(name, TARGET)
+        self._units = units = kind(write, block)
         self._x = x = units.x
         self._rows = write.word(UNIT_WORDS + 1)
         self._pairs = write.let(f"udiv i64 {x.group}, 2")
@@ -54,7 +57,7 @@ class _Tiles:
             with write.loop("0", count, write.target.lanes) as i:
                 at = write.at(self._floats, i, "float")
                 write.do(f"store {write.floats} zeroinitializer, ptr {at}, align 4")
-            codes = units.codes(unit)
+            codes = units.begin(unit)
             with write.loop("0", x.groups) as group:
                 first = write.product(group, x.group)
                 self._unpack(codes, first)
@@ -82,7 +85,12 @@ class _Tiles:
         return write.at(line, str(place * _REGISTER_BYTES), "i8")
 
     def _multiply(
-        self, first_row: str, group: str, first: str, scales: list[tuple[str, str]], half: int
+        self,
+        first_row: str,
+        group: str,
+        first: str,
+        scales: Sequence[tuple[str, ...]],
+        half: int,
     ) -> None:
         """A group's sums of a tile, added to the floats."""
         write, x = self.body, self._x

@@ -1,7 +1,7 @@
 """32 rows of a 4-bit weight, as the kernels that multiply 16-bit integers take them.
 
-Words, after those of short_rows: codes, pairs (both of int4_layout), product; blocks of rows, bytes
-between the pairs of two groups, bytes between two rows of the product.
+Words, after those of short_rows: codes, scales (both as they are stored), product; blocks of rows,
+bytes between the scales of two groups, bytes between two rows of the product.
 
 A block's columns have 16 bytes for each of its units. Two columns beside each other become four
 registers of 16-bit pairs, of eight rows each.
@@ -26,19 +26,21 @@ _LOW, _HIGH = (
 
 
 class Int4Units:
-    """All of a weight's, as *write* reads their words."""
+    """All of a weight's, as *write* reads their words: codes of equal steps, scales as pairs."""
+
+    NAME = "int4"
 
     def __init__(self, write: Function, block: int) -> None:
         self._write, self._block = write, block
         self.x = ShortRows(write)
-        self._codes, self._pairs, self._product = (write.word(WORDS + i, "ptr") for i in range(3))
+        self._codes, self._scales, self._product = (write.word(WORDS + i, "ptr") for i in range(3))
         blocks = write.word(WORDS + 3)
-        self._pair_bytes, self._line_bytes = (write.word(WORDS + i) for i in (4, 5))
+        self._scale_bytes, self._line_bytes = (write.word(WORDS + i) for i in (4, 5))
         self._column_bytes, self._of_block = block // 2, block // ROWS
         self.count = write.product(blocks, str(self._of_block))
 
-    def codes(self, unit: str) -> str:
-        """Where its first column is."""
+    def begin(self, unit: str) -> str:
+        """Where its first column is; registers() then is asked for all its columns in order."""
         write = self._write
         at_block, at_unit = self._place(unit)
         at = write.product(write.product(at_block, self.x.width), str(self._column_bytes))
@@ -66,17 +68,17 @@ class Int4Units:
             high.append(write.let(f"lshr {PAIRS} {both}, splat (i16 4)"))
         return low + high
 
-    def scales(self, unit: str, group: str) -> list[tuple[str, str]]:
+    def scales(self, unit: str, group: str) -> Sequence[tuple[str, ...]]:
         """Of each register: the scale, and zero - 8 * scale."""
         write = self._write
-        line = write.at(self._pairs, write.product(group, self._pair_bytes), "i8")
+        line = write.at(self._scales, write.product(group, self._scale_bytes), "i8")
         return scales_of(write, write.at(line, self._first_row(unit), "i32"), self._rows())
 
     def gather(
         self,
         row: str,
         group: str,
-        scales: Sequence[tuple[str, str]],
+        scales: Sequence[tuple[str, ...]],
         ints: Sequence[str],
         floats: Sequence[str],
     ) -> None:

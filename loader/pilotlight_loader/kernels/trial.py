@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pilotlight_loader.quantize import int4_layout
+from pilotlight_loader.quantize import int4_layout, trellis
 
 WIDTH = 288  # no multiple of an unrolled step
 _MAX_ERROR = 6e-3  # of the norm: rounding to bfloat16 takes 2e-3
@@ -46,6 +46,16 @@ def some_int4(height: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     dense = (codes.double() - 8).view(height, groups, -1) * scales.double()[..., None]
     dense = (dense + zeros.double()[..., None]).view(height, WIDTH)
     return codes, int4_layout.pack_scales(scales, zeros), dense
+
+
+def some_trellis(height: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes, their scales [groups, N], and what they are in float64."""
+    codes = (torch.arange(height * WIDTH) * 37 % 61 % 16).to(torch.uint8).view(height, WIDTH)
+    groups = WIDTH // _GROUP
+    scales = torch.linspace(-1.5, 1.5, height * groups).view(height, groups).bfloat16()
+    numbers = trellis.numbers(codes).double().view(height, groups, -1)
+    dense = (numbers * scales.double()[..., None]).view(height, WIDTH)
+    return codes, scales.t().contiguous(), dense
 
 
 def compare(what: str, actual: torch.Tensor, expected: torch.Tensor) -> None:

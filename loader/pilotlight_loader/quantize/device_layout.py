@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from pilotlight_loader.quantize import int4_layout, tile_layout
-from pilotlight_loader.quantize.matrix import Fp8Matrix, Matrix, QuantizedMatrix, Scheme
+from pilotlight_loader.quantize import int4_layout, tile_layout, trellis_layout
+from pilotlight_loader.quantize.matrix import (
+    Fp8Matrix,
+    Matrix,
+    QuantizedMatrix,
+    Scheme,
+    TrellisMatrix,
+)
 from pilotlight_loader.quantize.stored import Device, StoredMatrix
 
 
@@ -34,6 +40,11 @@ def tensors(
         if kind != "fp8":
             raise ValueError(f"fp8, not {kind}")
         return matrix.codes, _finite(matrix.scales.to(dtype)[:, 0].contiguous())
+    if isinstance(matrix, TrellisMatrix):
+        if kind != "trellis" or matrix.group != stored.scheme.group:
+            raise ValueError(f"a trellis with groups of {matrix.group}, not {stored.scheme}")
+        scales = matrix.scales.to(dtype).t().contiguous()
+        return trellis_layout.pack(matrix.codes), _finite(scales)
     if kind != f"int{matrix.bits}":
         raise ValueError(f"{matrix.bits} bits, not {kind}")
     if matrix.bits == 8:
@@ -56,6 +67,8 @@ def matrix(stored: StoredMatrix, codes: torch.Tensor, scales: torch.Tensor) -> M
     if stored.scheme.kind == "int8":
         return QuantizedMatrix(8, codes, scales[:, None])
     by_row = scales.transpose(0, 1)
+    if stored.scheme.kind == "trellis":
+        return TrellisMatrix(trellis_layout.unpack(codes), by_row)
     if stored.block == tile_layout.BLOCK:
         unpacked = tile_layout.unpack(codes, stored.scheme.group)
     else:
@@ -64,6 +77,8 @@ def matrix(stored: StoredMatrix, codes: torch.Tensor, scales: torch.Tensor) -> M
 
 
 def _block(scheme: Scheme, rows: int, device: Device) -> int:
+    if scheme.kind == "trellis":
+        return trellis_layout.BLOCK
     if scheme.kind != "int4":
         return 0
     if device == "cuda":

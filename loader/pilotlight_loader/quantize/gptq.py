@@ -20,6 +20,7 @@ from pilotlight_loader.quantize.matrix import (
     Scheme,
 )
 from pilotlight_loader.quantize.nearest import prefers_asymmetric
+from pilotlight_loader.quantize.trellis_rounding import to_trellis
 
 _BLOCK = 128  # columns whose errors reach the rest in one product
 _PART_ROWS = 1024  # in float32 at once: they need not each other; more gain a tenth of the time
@@ -35,6 +36,8 @@ def gptq(weight: torch.Tensor, root: torch.Tensor, scheme: Scheme) -> Matrix:
     inverse_root() of the sum of x xᵀ. Weights that read the same inputs share it.
     """
     kind, dtype = scheme.kind, weight.dtype
+    if kind == "trellis":
+        return to_trellis(weight, scheme, root)
     rows, columns = weight.shape
     groups = scheme.groups(columns)
     asymmetric = kind == "int4" and prefers_asymmetric(weight, groups)

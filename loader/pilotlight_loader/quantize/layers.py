@@ -10,8 +10,14 @@ from torch.nn import functional
 
 from pilotlight_loader import wide_product
 from pilotlight_loader.kernels import chosen
-from pilotlight_loader.quantize import cuda_products, products, tile_layout
-from pilotlight_loader.quantize.stored import CODES_SUFFIX, SCALES_SUFFIX, Device, StoredMatrix
+from pilotlight_loader.quantize import cuda_products, products, tile_layout, trellis_product
+from pilotlight_loader.quantize.stored import (
+    CODES_SUFFIX,
+    HALVES,
+    SCALES_SUFFIX,
+    Device,
+    StoredMatrix,
+)
 
 _CODES, _SCALES = "weight" + CODES_SUFFIX, "weight" + SCALES_SUFFIX
 _TORCH_DTYPES = {"I8": torch.int8, "U8": torch.uint8, "F8_E4M3": torch.float8_e4m3fn}
@@ -38,7 +44,9 @@ class QuantizedLinear(nn.Linear):
         kind, block = self.stored.scheme.kind, self.stored.block
         if x.is_cuda or block == tile_layout.BLOCK:
             flat = x.view(-1, x.shape[-1])
-            if kind == "int4":
+            if kind == "trellis":
+                product = trellis_product.linear(flat, codes, scales)
+            elif kind == "int4":
                 product = cuda_products.int4_linear(flat, codes, scales, block)
             else:
                 product = cuda_products.byte_linear(flat, codes, scales)
@@ -47,6 +55,8 @@ class QuantizedLinear(nn.Linear):
             product = products.int8_linear(x, codes, scales)
         elif kind == "int4":
             product = products.int4_linear(x, codes, scales, block)
+        elif kind == "trellis":
+            product = products.trellis_linear(x, codes, scales)
         else:
             product = products.fp8_linear(x, codes, scales)
         if bias is not None:
@@ -106,7 +116,7 @@ def _layer(module: nn.Module, name: str, matrix: StoredMatrix) -> nn.Linear | nn
     if type(layer) not in (nn.Linear, nn.Embedding) or key != "weight":
         raise ValueError(f"{name!r} is not the weight of a plain nn.Linear or nn.Embedding")
     assert isinstance(layer, nn.Linear | nn.Embedding)
-    if type(layer) is nn.Embedding and matrix.scheme.kind == "int4":
+    if type(layer) is nn.Embedding and matrix.scheme.kind in HALVES:
         raise ValueError(f"{name!r}: an embedding of 4 bits cannot be looked up")
     if tuple(layer.weight.shape) != matrix.shape:
         raise ValueError(f"{name!r} is {list(layer.weight.shape)}, not {list(matrix.shape)}")

@@ -13,7 +13,10 @@ from typing import Literal
 
 import torch
 
-Kind = Literal["int8", "int4", "fp8"]
+from pilotlight_loader.quantize import trellis
+
+Kind = Literal["int8", "int4", "fp8"]  # what is asked for
+Coding = Literal[Kind, "trellis"]  # what a weight is stored in: a CPU has int4 as a trellis
 FP8_MAX = 448.0  # of e4m3 as torch.float8_e4m3fn has it; it has no infinity
 INT4_OFFSET = 8  # the code that means zero without a zero point
 _PART_ELEMENTS = 1 << 20  # dequantized at once: 4 MiB in float32
@@ -23,7 +26,7 @@ _PART_ELEMENTS = 1 << 20  # dequantized at once: 4 MiB in float32
 class Scheme:
     """How one [N, K] weight is quantized; *group* columns of a row share a scale, 0: all."""
 
-    kind: Kind
+    kind: Coding
     group: int = 0
 
     def groups(self, columns: int) -> int:
@@ -37,6 +40,7 @@ class Scheme:
 
 INT8 = Scheme("int8")
 INT4 = Scheme("int4", 128)
+TRELLIS = Scheme("trellis", 128)
 FP8 = Scheme("fp8")
 
 
@@ -139,7 +143,49 @@ class Fp8Matrix:
         return weight
 
 
-Matrix = QuantizedMatrix | Fp8Matrix
+@dataclass(frozen=True, slots=True, eq=False)
+class TrellisMatrix:
+    """An [N, K] weight as uint8 *codes* in 0 … 15 of a trellis (trellis.py), and *scales*
+    [N, groups], finite; a group is K / groups neighbouring columns."""
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.codes.dim() != 2 or self.codes.dtype != torch.uint8 or not self.codes.numel():
+            raise ValueError(f"{self.codes.dtype} {list(self.codes.shape)} are no codes")
+        rows, columns = self.codes.shape
+        if self.scales.dim() != 2 or not self.scales.is_floating_point():
+            raise ValueError(f"{self.scales.dtype} {list(self.scales.shape)} are no scales")
+        groups = self.scales.shape[1]
+        if self.scales.shape[0] != rows or not groups or columns % groups:
+            raise ValueError(f"scales {list(self.scales.shape)} do not fit [{rows}, {columns}]")
+        if not bool(torch.isfinite(self.scales).all()):
+            raise ValueError("a scale is NaN or infinite")
+        if int(self.codes.max()) > 15:
+            raise ValueError("a code of 4 bits is larger than 15")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[N, K]."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    @property
+    def group(self) -> int:
+        """Columns that share a scale."""
+        return self.codes.shape[1] // self.scales.shape[1]
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The weight, from float32."""
+        weight = self.codes.new_empty(self.shape, dtype=dtype)
+        for part in _parts(self.shape):
+            scales = self.scales[part].float()[:, :, None]
+            numbers = trellis.numbers(self.codes[part]).float()
+            weight[part] = numbers.view(len(scales), scales.shape[1], -1).mul_(scales).flatten(1)
+        return weight
+
+
+Matrix = QuantizedMatrix | Fp8Matrix | TrellisMatrix
 
 
 def _parts(shape: tuple[int, int]) -> Iterator[slice]:

@@ -14,6 +14,7 @@ from pilotlight_loader.quantize.matrix import (
     QuantizedMatrix,
     Scheme,
 )
+from pilotlight_loader.quantize.trellis_rounding import to_trellis
 
 _BLOCK_ELEMENTS = 1 << 17  # rounded at once: 0.5 MiB in float32, which a core's cache holds
 _SAMPLED = 8  # one row in so many decides whether there are zero points
@@ -29,6 +30,8 @@ class NearestRounding:
         groups = scheme.groups(weight.shape[1])
         if scheme.kind == "fp8":
             return _fp8(weight)
+        if scheme.kind == "trellis":
+            return to_trellis(weight, scheme, None)
         return _int8(weight, groups) if scheme.kind == "int8" else _int4(weight, groups)
 
 

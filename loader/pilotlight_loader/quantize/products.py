@@ -15,7 +15,8 @@ from torch.nn import functional
 from pilotlight_loader import wide_product
 from pilotlight_loader.kernels import byte_product, chosen
 from pilotlight_loader.kernels.int4_weight import Int4Weight
-from pilotlight_loader.quantize import int4_layout
+from pilotlight_loader.kernels.trellis_weight import TrellisWeight
+from pilotlight_loader.quantize import int4_layout, trellis_layout, trellis_product
 from pilotlight_loader.scratch import scratch
 
 _CHUNK_ELEMENTS = 1 << 22  # dequantized at once: 8 MiB in bfloat16, which a last-level cache holds
@@ -26,6 +27,7 @@ _INT8_COMPILED_NUMBERS = (
     6144  # of x, in float32: with more, torch is faster; 24 KiB of a first cache
 )
 INT4_KERNEL_ROWS_BESIDE_COMPILED = 16  # where a compiled kernel can dequantize
+TRELLIS_KERNEL_ROWS = 16  # where a CPU multiplies bfloat16: a guess, not measured
 # torch's int8 kernel reads columns by sixteen, and beyond the weight's end where there are others:
 # wrong products, or the end of the process (torch 2.13).
 _INT8_KERNEL_COLUMNS = 16
@@ -77,6 +79,20 @@ def int4_linear(
         product: torch.Tensor = _INT4_KERNEL(x, packed, x.shape[1] // pairs.shape[0], pairs)
         return product
     return _by_tiles(x, packed, pairs, block)
+
+
+def trellis_linear(x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """*packed* uint8 [N, K / 2] of trellis_layout.py, *scales* [groups, N] of x' dtype."""
+    if chosen.fits(x, packed, scales):
+        few = x.numel() <= TRELLIS_KERNEL_ROWS * x.shape[-1]
+        weight = None if few else chosen.trellis_weight()
+        if weight is not None:
+            product = _by_parts(_flat(x), packed, scales, trellis_layout.BLOCK, weight)
+            return _as_before(x, product)
+        compiled = chosen.trellis_product()
+        if compiled is not None:
+            return compiled.rows(x, packed, scales)
+    return _as_before(x, trellis_product.linear(_flat(x), packed, scales))
 
 
 def fp8_linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -143,7 +159,11 @@ def _scaled_product(
 
 
 def _by_parts(
-    x: torch.Tensor, packed: torch.Tensor, pairs: torch.Tensor, block: int, compiled: Int4Weight
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scales: torch.Tensor,
+    block: int,
+    compiled: Int4Weight | TrellisWeight,
 ) -> torch.Tensor:
     """Blocks of rows at a time, dequantized to [K, rows] in one pass."""
     rows, columns = packed.shape[0], packed.shape[1] * 2
@@ -152,7 +172,7 @@ def _by_parts(
     for start in range(0, rows, step):
         span = slice(start, min(start + step, rows))
         weight = scratch((columns, span.stop - start), x.dtype)
-        compiled.dequantize(packed, pairs, start, weight)
+        compiled.dequantize(packed, scales, start, weight)
         wide_product.matmul(x, weight, product[:, span])
     return product
 

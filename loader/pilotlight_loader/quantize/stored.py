@@ -14,25 +14,27 @@ from typing import Literal, get_args
 
 from pilotlight_loader.errors import HeaderError
 from pilotlight_loader.header import TensorInfo
-from pilotlight_loader.quantize import int4_layout, tile_layout
-from pilotlight_loader.quantize.matrix import Kind, Scheme
+from pilotlight_loader.quantize import int4_layout, tile_layout, trellis_layout
+from pilotlight_loader.quantize.matrix import Coding, Scheme
 from pilotlight_loader.strict_json import StrictJsonError, parse_object
 
 Device = Literal["cpu", "cuda"]  # whose kernels a layout is for
 CODES_SUFFIX = "_codes"
 SCALES_SUFFIX = "_scales"
-_CODE_DTYPES: Mapping[Kind, str] = {"int8": "I8", "int4": "U8", "fp8": "F8_E4M3"}
+_CODE_DTYPES: Mapping[Coding, str] = {"int8": "I8", "int4": "U8", "fp8": "F8_E4M3", "trellis": "U8"}
+HALVES = ("int4", "trellis")  # kinds with two codes in a byte
 _SCALE_DTYPES = frozenset({"BF16", "F16", "F32"})
 _KEYS = {"kind", "shape", "group", "block"}
 _BLOCKS = (*int4_layout.BLOCKS, tile_layout.BLOCK)
-_INT4_GROUPS = (32, 64, 128, 256)  # of torch's kernel
+_GROUPS = (32, 64, 128, 256)  # of torch's kernel, and of ours
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMatrix:
-    """How one weight is stored. *block* is that of int4's layout, 0 for others: plain rows.
+    """How one weight is stored. *block* is that of 4-bit codes' layout, 0 for others: plain rows.
 
     Blocks of 64 and 32 rows are for CPUs (int4_layout.py), tiles of 8 for CUDA (tile_layout.py).
+    A trellis has blocks of 32 everywhere, as its kernels have.
     """
 
     scheme: Scheme
@@ -47,14 +49,16 @@ class StoredMatrix:
     @property
     def codes_shape(self) -> tuple[int, int]:
         rows, columns = self.shape
-        return (rows, columns // 2 if self.scheme.kind == "int4" else columns)
+        return (rows, columns // 2 if self.scheme.kind in HALVES else columns)
 
     @property
     def scales_shape(self) -> tuple[int, ...]:
-        """int4: [groups, N, 2] of scale and zero; else [N]."""
+        """int4: [groups, N, 2] of scale and zero; of a trellis [groups, N]; else [N]."""
         rows, columns = self.shape
         if self.scheme.kind == "int4":
             return (self.scheme.groups(columns), rows, 2)
+        if self.scheme.kind == "trellis":
+            return (self.scheme.groups(columns), rows)
         return (rows,)
 
     def check(self) -> None:
@@ -62,13 +66,14 @@ class StoredMatrix:
         rows, columns = self.shape
         if rows < 1 or columns < 1:
             raise ValueError(f"its shape is {list(self.shape)}")
-        if self.scheme.kind != "int4":
+        if self.scheme.kind not in HALVES:
             if self.scheme.group or self.block:
                 raise ValueError(f"{self.scheme.kind} has neither groups nor blocks here")
             return
-        if self.block not in _BLOCKS or rows % self.block:
+        blocks = _BLOCKS if self.scheme.kind == "int4" else (trellis_layout.BLOCK,)
+        if self.block not in blocks or rows % self.block:
             raise ValueError(f"{rows} rows are not in blocks of {self.block}")
-        if self.scheme.group not in _INT4_GROUPS or columns % self.scheme.group:
+        if self.scheme.group not in _GROUPS or columns % self.scheme.group:
             raise ValueError(f"{columns} columns are not in groups of {self.scheme.group}")
 
 
@@ -118,7 +123,7 @@ def _matrix(name: str, value: object, key: str, path: Path | str) -> StoredMatri
         if not isinstance(value, dict) or value.keys() != _KEYS:
             raise ValueError(f"has not {sorted(_KEYS)}")
         shape, kind = value["shape"], value["kind"]
-        if kind not in get_args(Kind):
+        if kind not in get_args(Coding):
             raise ValueError(f"its kind is {kind!r:.32}")
         numbers = [*shape, value["group"], value["block"]] if isinstance(shape, list) else []
         if len(numbers) != 4 or not all(type(number) is int for number in numbers):

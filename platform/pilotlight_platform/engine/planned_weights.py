@@ -24,6 +24,7 @@ from pilotlight_loader import (
 from pilotlight_loader.bake import planned_entries
 from pilotlight_loader.baked_writer import Entry
 from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize.plan import data_bytes, plan_quantized
 from pilotlight_loader.quantize.rule import plan_schemes
 from pilotlight_loader.sources.location import parse_location
@@ -142,7 +143,12 @@ def _quantized(module: nn.Module, entries: list[Entry], kind: Quantization, spec
     stored = {entry.name for entry in entries}
     weights = {n: shape for n, shape in quantizable_weights(module).items() if n in stored}
     schemes = plan_schemes(
-        module, kind, weights, spec.quantization_skip, uniform=spec.quantization_uniform
+        module,
+        kind,
+        weights,
+        spec.quantization_skip,
+        uniform=spec.quantization_uniform,
+        trellis=chosen.compiles(),
     )
     try:
         return plan_quantized(entries, schemes, spec.source).nbytes

@@ -15,6 +15,7 @@ from torch import nn
 from pilotlight_loader import BakedCheckpoint, CheckpointError
 from pilotlight_loader.baked_writer import Progress
 from pilotlight_loader.dtypes import torch_dtype
+from pilotlight_loader.kernels import chosen
 from pilotlight_loader.module_tensors import module_tensors
 from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.convert import quantize_baked
@@ -29,7 +30,7 @@ from pilotlight_platform.engine.scratch import in_scratch
 from pilotlight_platform.engine.weight_readers import directly_read
 
 # Raise it where the same source and wishes give other codes.
-QUANTIZATION_VERSION = 6
+QUANTIZATION_VERSION = 7
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -64,7 +65,7 @@ def write_quantized(
     wished for keeps them; without a wish only such weights are quantized, and *baked* is returned
     as it is where there is none. Raises LoaderError: QuantizationError where a weight cannot be.
     """
-    schemes, kept = schemes_of(module, baked, quantizing, source)
+    schemes, kept = schemes_of(module, baked, quantizing, source, device)
     if not schemes:
         if quantizing is None:
             return baked
@@ -85,6 +86,7 @@ def schemes_of(
     baked: BakedCheckpoint,
     quantizing: Quantizing | None,
     source: QuantizedSource | None,
+    device: Device = "cpu",
 ) -> tuple[dict[str, Scheme], dict[str, Scheme]]:
     """How write_quantized() quantizes each weight; and those of them that keep *source*'s codes."""
     weights = {
@@ -94,7 +96,9 @@ def schemes_of(
     if quantizing is None:
         return kept, kept
     kind, skip = quantizing.kind, quantizing.skip
-    schemes = plan_schemes(module, kind, weights, skip, uniform=quantizing.uniform)
+    # Without compiled kernels each product with a trellis dequantizes, which takes long.
+    trellis = device == "cpu" and chosen.compiles()
+    schemes = plan_schemes(module, kind, weights, skip, uniform=quantizing.uniform, trellis=trellis)
     # What is rounded already gains nothing from more bits.
     uniform = plan_schemes(module, kind, weights, skip, uniform=True)
     kept = {

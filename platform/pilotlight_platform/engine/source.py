@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 # More than these are rounded with gptq on request only. One thread of a busy machine was at 70 %
 # of 0.3e9 after seven minutes; a bake may take six hours.
 AUTO_GPTQ_WEIGHTS = 500_000_000
+AUTO_GPTQ_INT4_WEIGHTS = 100_000_000  # whose codes are searched for: 13 us for each weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ def _quantize(
             try:
                 _check_patience(model, quantizing)
                 windows = _calibration_windows(model, quantizing.text, source.path, report)
-                schemes, _ = schemes_of(model, baked, quantizing, source.quantized)
+                schemes, _ = schemes_of(model, baked, quantizing, source.quantized, device)
                 quantized = write(GptqRounding(model, windows, baked.path.parent, schemes))
                 rounding = "gptq"
             except Exception as error:  # ours, or whatever the architecture makes of it
@@ -234,7 +235,8 @@ def _may_pass(error: Exception) -> bool:
 def _check_patience(model: Any, quantizing: Quantizing) -> None:
     """Raises CalibrationError where gptq would take hours that nobody has asked for."""
     weights = model.num_parameters()
-    if quantizing.rounding == "auto" and quantizing.text is None and weights > AUTO_GPTQ_WEIGHTS:
+    most = AUTO_GPTQ_INT4_WEIGHTS if quantizing.kind == "int4" else AUTO_GPTQ_WEIGHTS
+    if quantizing.rounding == "auto" and quantizing.text is None and weights > most:
         raise CalibrationError(f"gptq of {weights} weights takes long; ask for it by name")
 
 

@@ -51,7 +51,7 @@ class ModelSpec(BaseModel):
     quantization_rounding: QuantizationRounding = Field(
         "auto",
         description="How weights are rounded; gptq asks a text what matters, and takes "
-        "long. auto: gptq for up to half a billion weights, or with a text.",
+        "long. auto: gptq for up to half a billion weights (100 million in int4), or with a text.",
     )
     quantization_text: str | None = Field(
         None,

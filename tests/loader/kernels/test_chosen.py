@@ -20,6 +20,7 @@ from pilotlight_loader.kernels import (
     norm_rows,
     rotary_rows,
     short_rows,
+    trellis_unit,
 )
 from pilotlight_loader.kernels.bfloat_attention import BfloatAttention
 from pilotlight_loader.kernels.bfloat_norm import BfloatNorm
@@ -27,9 +28,10 @@ from pilotlight_loader.kernels.bfloat_product import BfloatProduct
 from pilotlight_loader.kernels.bfloat_rotary import BfloatRotary
 from pilotlight_loader.kernels.byte_product import ByteProduct
 from pilotlight_loader.kernels.compiler import Compiler
-from pilotlight_loader.kernels.int4_product import Int4Product
+from pilotlight_loader.kernels.int4_product import Int4Product, TrellisProduct
 from pilotlight_loader.kernels.int4_weight import Int4Weight
 from pilotlight_loader.kernels.int8_product import Int8Product
+from pilotlight_loader.kernels.trellis_weight import TrellisWeight
 from pilotlight_loader.quantize import products
 
 IS_NARROW, COMPILER = chosen._is_narrow, chosen._compiler
@@ -86,13 +88,18 @@ def narrow(monkeypatch):
         lambda compiler: ByteProduct(compiler, "fp8"),
         lambda compiler: Int4Weight(compiler, 64),
         lambda compiler: Int4Product(compiler, 64),
+        TrellisProduct,
+        TrellisWeight,
         Int8Product,
         BfloatProduct,
         BfloatNorm,
         BfloatRotary,
         BfloatAttention,
     ],
-    ids=["bytes", "int4 weight", "int4", "int8", "bf16", "norm", "rotary", "attention"],
+    ids=[
+        *("bytes", "int4 weight", "int4", "trellis", "trellis weight", "int8", "bf16"),
+        *("norm", "rotary", "attention"),
+    ],
 )
 def test_kernel_keeps_its_code(make) -> None:
     """LLVM frees what it compiled with the compiler: a call would end the process."""
@@ -112,6 +119,8 @@ def test_product_without_llvmlite_is_torchs(monkeypatch, caplog) -> None:
 
     assert chosen.byte_product("int8") is None
     assert chosen.int4_weight(64) is None
+    assert chosen.trellis_product() is None
+    assert chosen.trellis_weight() is None
     assert some_product() < 6e-3
     assert [record.getMessage() for record in caplog.records] == [
         "kernels_not_compiled reason='llvmlite is not installed'"
@@ -153,14 +162,26 @@ def test_wrong_int4_kernel_is_refused(monkeypatch) -> None:
     assert chosen.byte_product("int8") is not None
 
 
+def test_wrong_trellis_kernels_are_refused(monkeypatch, caplog) -> None:
+    """By each trial of its own."""
+    monkeypatch.setattr(trellis_unit, "_TABLES", trellis_unit._TABLES[::-1])
+
+    assert chosen.trellis_product() is None
+    assert chosen.trellis_weight() is None
+    assert [record.args[0] for record in caplog.records] == ["trellis", "trellis_weight"]
+    assert all("wrong by" in record.getMessage() for record in caplog.records)
+
+
 def test_wrong_numbers_of_x_are_refused(narrow, monkeypatch, caplog) -> None:
-    """What both products in 16-bit integers begin with."""
+    """What all products in 16-bit integers begin with."""
     monkeypatch.setattr(short_rows, "_LARGEST", 33000.0)
 
     assert chosen.int8_product() is None
     assert chosen.int4_product(32) is None
+    assert chosen.trellis_product() is None
     assert some_product() < 6e-3
-    assert [record.args[0] for record in caplog.records] == ["int8_short", "int4_short_32"]
+    refused = [record.args[0] for record in caplog.records]
+    assert refused == ["int8_short", "int4_short_32", "trellis"]
 
 
 @pytest.mark.parametrize(
@@ -211,15 +232,16 @@ def test_narrow_are_registers_of_eight_floats(monkeypatch, lanes, narrow) -> Non
 
 
 def test_registers_decide_which_products_are_compiled(narrow, monkeypatch) -> None:
-    for kind, block in (("int8", 0), ("int4", 32)):
+    weights = ("int8", 0), ("int4", 32), ("trellis", 32)
+    for kind, block in weights:
         chosen.prepare(kind, block)
     of_narrow = set(chosen._chosen)
     monkeypatch.setattr(chosen, "_is_narrow", lambda: False)
-    for kind, block in (("int8", 0), ("int4", 32)):
+    for kind, block in weights:
         chosen.prepare(kind, block)
 
-    assert of_narrow == {"int8_short", "int4_short_32"}
-    assert set(chosen._chosen) - of_narrow == {"int8", "int4_32"}
+    assert of_narrow == {"int8_short", "int4_short_32", "trellis"}
+    assert set(chosen._chosen) - of_narrow == {"int8", "int4_32", "trellis_weight"}
 
 
 def test_code_that_calls_what_is_not_there_is_refused(monkeypatch) -> None:

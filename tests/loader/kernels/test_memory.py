@@ -14,9 +14,10 @@ import torch
 from pilotlight_loader.kernels import bfloat_attention, bfloat_norm, bfloat_rotary
 from pilotlight_loader.kernels import bfloat_product, byte_product, float_product
 from pilotlight_loader.kernels import int4_product, int8_product
-from pilotlight_loader.kernels import compiler as compiler_module, int4_weight
+from pilotlight_loader.kernels import compiler as compiler_module, int4_weight, trellis_weight
 from pilotlight_loader.kernels.compiler import Compiler
-from pilotlight_loader.quantize import int4_layout
+from pilotlight_loader.quantize import int4_layout, trellis_layout
+from pilotlight_loader.quantize.matrix import TrellisMatrix
 
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
@@ -75,6 +76,8 @@ products = {
 }
 int4 = {b: int4_product.Int4Product(compiler, b) for b in int4_layout.BLOCKS}
 numbers = {b: int4_weight.Int4Weight(compiler, b) for b in int4_layout.BLOCKS}
+trellis = int4_product.TrellisProduct(compiler)
+trellis_numbers = trellis_weight.TrellisWeight(compiler)
 norm = bfloat_norm.BfloatNorm(compiler)
 rotary = bfloat_rotary.BfloatRotary(compiler)
 attention = bfloat_attention.BfloatAttention(compiler)
@@ -120,6 +123,23 @@ def int4_case(rows, block, blocks, groups, group):
     near(weight, dense.t())
     check_and_free()
 
+def trellis_case(rows, blocks, groups, group):
+    height, width = blocks * 32, groups * group
+    codes = torch.randint(0, 16, (height, width), generator=generator).to(torch.uint8)
+    scales = some(height, groups)
+    dense = TrellisMatrix(codes, scales).dequantize().double()
+    packed, scales = placed(trellis_layout.pack(codes)), placed(scales.t().contiguous())
+    x = placed(some(rows, width))
+    place(True)
+    product = trellis.rows(x, packed, scales)
+    place(False)
+    near(product, x.double() @ dense.t())
+    for first in range(0, height, 32):
+        weight = empty(width, height - first, dtype=torch.bfloat16)
+        trellis_numbers.dequantize(packed, scales, first, weight)
+        near(weight, dense.t()[:, first:])
+    check_and_free()
+
 def norm_case(rows, width):
     x, weight = placed(some(rows, width)), placed(some(width))
     place(True)
@@ -161,6 +181,8 @@ for threads in (1, 2, 9):
         for block in int4_layout.BLOCKS:
             for shape in ((1, 1, 32), (2, 3, 32), (1, 2, 256)):
                 int4_case(rows, block, *shape)
+        for shape in ((1, 1, 32), (3, 3, 32), (1, 2, 256)):
+            trellis_case(rows, *shape)
     for rows in (1, 3):
         for width in (1, 15, 16, 100):
             norm_case(rows, width)

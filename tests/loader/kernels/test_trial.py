@@ -11,8 +11,10 @@ from pilotlight_loader.kernels.bfloat_product import BfloatProduct
 from pilotlight_loader.kernels.bfloat_rotary import BfloatRotary
 from pilotlight_loader.kernels.byte_product import ByteProduct
 from pilotlight_loader.kernels.compiler import Compiler
+from pilotlight_loader.kernels.int4_product import Int4Product, TrellisProduct
 from pilotlight_loader.kernels.int4_weight import Int4Weight
 from pilotlight_loader.kernels.int8_product import Int8Product
+from pilotlight_loader.kernels.trellis_weight import TrellisWeight
 
 ALONE_BELOW = compiler._ALONE_BELOW
 ALONE = 1  # which word
@@ -25,6 +27,10 @@ ALONE = 1  # which word
         lambda compiler: ByteProduct(compiler, "fp8"),
         lambda compiler: Int4Weight(compiler, 32),
         lambda compiler: Int4Weight(compiler, 64),
+        lambda compiler: Int4Product(compiler, 32),
+        lambda compiler: Int4Product(compiler, 64),
+        TrellisWeight,
+        TrellisProduct,
         Int8Product,
         BfloatProduct,
         BfloatNorm,
@@ -32,7 +38,8 @@ ALONE = 1  # which word
         BfloatAttention,
     ],
     ids=[
-        *("int8", "fp8", "int4 weight 32", "int4 weight 64", "int8 in 16 bits", "bf16"),
+        *("int8", "fp8", "int4 weight 32", "int4 weight 64", "int4 32", "int4 64"),
+        *("trellis weight", "trellis", "int8 in 16 bits", "bf16"),
         *("norm", "rotary", "attention"),
     ],
 )

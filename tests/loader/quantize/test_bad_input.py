@@ -15,12 +15,16 @@ from pilotlight_loader.quantize.convert import quantize_baked
 from pilotlight_loader.quantize.gptq import gptq
 from pilotlight_loader.quantize.inverse_root import inverse_root
 from pilotlight_loader.quantize.layers import accept_quantized
-from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
+from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, TRELLIS, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rule import plan_schemes
+from pilotlight_loader.quantize.stored import HALVES
 
-SCHEMES = [INT8, FP8, INT4, Scheme("int4", 64), Scheme("int4", 32)]
-ROWS_OF_A_BLOCK = {"cpu": 64, "cuda": 8}  # that every kernel takes
+SCHEMES = [
+    *(INT8, FP8, INT4, Scheme("int4", 64), Scheme("int4", 32)),
+    *(TRELLIS, Scheme("trellis", 64), Scheme("trellis", 32)),
+]
+ROWS_OF_A_BLOCK = {"cpu": 64, "cuda": 8}  # that every kernel takes; a trellis' 32
 # What is done to a Gaussian weight, and whether that can be stored; None: it may be refused.
 SPOILS = {
     "nothing": (lambda w: w, True),
@@ -90,8 +94,10 @@ def test_any_weight_multiplies_as_it_should_or_is_refused_by_name(
     change, is_number = SPOILS[spoil]
     change(weight)
     x = torch.randn(count, columns, generator=generator).bfloat16()
-    fits = scheme.kind != "int4" or (columns % scheme.group == 0 and rows % 8 == 0)
+    fits = scheme.kind not in HALVES or (columns % scheme.group == 0 and rows % 8 == 0)
     in_blocks = scheme.kind != "int4" or rows % ROWS_OF_A_BLOCK[device] == 0
+    if scheme.kind == "trellis":
+        fits = in_blocks = fits and rows % 32 == 0
     baked, refused = attempt(weight, scheme, device, folder)
     if baked is None:
         assert "'0.weight' cannot be quantized" in refused

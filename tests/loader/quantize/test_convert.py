@@ -18,19 +18,25 @@ from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.convert import quantize_baked
 from pilotlight_loader.quantize.layers import accept_quantized
-from pilotlight_loader.quantize.matrix import FP8, INT4, INT8
+from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, TRELLIS, Scheme, TrellisMatrix
 from pilotlight_loader.quantize.nearest import NearestRounding
 
-SCHEMES = {"embed.weight": INT8, "up.weight": INT4, "down.weight": FP8}
+SCHEMES = {
+    "embed.weight": INT8,
+    "up.weight": INT4,
+    "side.weight": TRELLIS,
+    "down.weight": FP8,
+}
 
 
 class Net(nn.Module):
-    """An embedding, tied to the head, and two linear layers."""
+    """An embedding, tied to the head, and three linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(96, 128, dtype=torch.bfloat16)
         self.up = nn.Linear(128, 192, dtype=torch.bfloat16)
+        self.side = nn.Linear(128, 192, dtype=torch.bfloat16)
         self.down = nn.Linear(192, 128, bias=False, dtype=torch.bfloat16)
         self.head = nn.Linear(128, 96, bias=False, dtype=torch.bfloat16)
         self.head.weight = self.embed.weight
@@ -38,7 +44,7 @@ class Net(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.embed(ids)
-        return self.head(x + self.down(torch.relu(self.up(x))))
+        return self.head(x + self.down(torch.relu(self.up(x)) + self.side(x)))
 
 
 IDS = torch.arange(40).view(2, 20)
@@ -111,8 +117,82 @@ def test_quantized_file_is_safetensors_in_the_order_of_the_plain_one(plain, quan
     ]
 
     assert order == list(plain.tensors)
-    assert load_file(quantized.path)["up.weight_codes"].shape == (192, 64)
+    tensors = load_file(quantized.path)
+    assert tensors["up.weight_codes"].shape == tensors["side.weight_codes"].shape == (192, 64)
+    assert tensors["up.weight_scales"].shape == (1, 192, 2)
+    assert tensors["side.weight_scales"].shape == (1, 192)
     quantized.verify()
+
+
+def test_quantized_file_says_a_trellis_and_means_the_same_codes(net, quantized) -> None:
+    stored = quantized.quantized["side.weight"]
+    matrix = NearestRounding().matrix("w", net.side.weight, TRELLIS)
+    with quantized.map() as mapped:
+        codes, scales = (mapped.tensors()["side.weight" + end] for end in ("_codes", "_scales"))
+        found = device_layout.matrix(stored, codes, scales)
+
+        assert isinstance(found, TrellisMatrix)
+        assert torch.equal(found.codes, matrix.codes)
+        assert torch.equal(found.scales, matrix.scales)
+    assert (stored.scheme, stored.shape, stored.block) == (TRELLIS, (192, 128), 32)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_quantized_trellis_is_stored_alike_for_any_device(device) -> None:
+    assert device_layout.plan(TRELLIS, (96, 256), device).block == 32
+
+
+@pytest.mark.parametrize(
+    ("group", "shape", "message"),
+    [
+        (128, (48, 256), "48 rows are not in blocks of 32"),
+        (128, (64, 200), "200 columns are not in groups of 128"),
+        (16, (64, 256), "256 columns are not in groups of 16"),
+        (0, (64, 256), "256 columns are not in groups of 0"),
+        (512, (64, 1024), "1024 columns are not in groups of 512"),  # sums pass 32 bits
+    ],
+)
+def test_quantize_refuses_a_trellis_that_the_kernel_refuses(group, shape, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        device_layout.plan(Scheme("trellis", group), shape)
+
+
+@pytest.mark.parametrize("group", [32, 64, 128, 256])
+def test_quantized_trellis_of_any_group_of_the_kernels_is_stored(group) -> None:
+    weight = torch.randn(64, 512).bfloat16()
+    stored = device_layout.plan(Scheme("trellis", group), (64, 512))
+    matrix = NearestRounding().matrix("w", weight, stored.scheme)
+    codes, scales = device_layout.tensors(matrix, stored, torch.bfloat16)
+    found = device_layout.matrix(stored, codes, scales)
+
+    assert (codes.shape, scales.shape) == (stored.codes_shape, stored.scales_shape)
+    assert torch.equal(found.dequantize(), matrix.dequantize())
+
+
+def test_quantize_refuses_a_matrix_of_another_kind_or_grouping() -> None:
+    weight = torch.randn(64, 256).bfloat16()
+    matrices = {s: NearestRounding().matrix("w", weight, s) for s in (TRELLIS, INT4, INT8, FP8)}
+    for scheme, matrix in matrices.items():
+        stored = device_layout.plan(scheme, (64, 256))
+        for other, wrong in matrices.items():
+            if other is not scheme:
+                with pytest.raises(ValueError, match=f"not .*{scheme.kind}"):
+                    device_layout.tensors(wrong, stored, torch.bfloat16)
+        assert device_layout.tensors(matrix, stored, torch.bfloat16)
+    with pytest.raises(ValueError, match="a trellis with groups of 128"):
+        device_layout.tensors(
+            matrices[TRELLIS],
+            device_layout.plan(Scheme("trellis", 64), (64, 256)),
+            torch.bfloat16,
+        )
+
+
+def test_quantize_refuses_trellis_scales_that_the_dtype_cannot_hold() -> None:
+    weight = torch.randn(64, 128).mul(1e8).bfloat16()
+    matrix = NearestRounding().matrix("w", weight, TRELLIS)
+
+    with pytest.raises(ValueError, match="too large for"):
+        device_layout.tensors(matrix, device_layout.plan(TRELLIS, (64, 128)), torch.float16)
 
 
 def test_quantized_file_keeps_what_is_tied(quantized) -> None:
@@ -183,6 +263,18 @@ def with_metadata(path: Path, change) -> Path:
         (lambda m: m["up.weight"].update(kind="int3"), "its kind"),
         (lambda m: m["up.weight"].update(group=48), "groups of 48"),
         (lambda m: m["up.weight"].update(block=7), "blocks of 7"),
+        (lambda m: m["side.weight"].update(block=0), "blocks of 0"),
+        (lambda m: m["side.weight"].update(block=64), "blocks of 64"),
+        (lambda m: m["side.weight"].update(block=8), "blocks of 8"),
+        (lambda m: m["side.weight"].update(group=0), "groups of 0"),
+        (lambda m: m["side.weight"].update(group=48), "groups of 48"),
+        (lambda m: m["side.weight"].update(group=256), "groups of 256"),
+        (lambda m: m["side.weight"].update(group=64), "side.weight_scales' is BF16"),
+        (lambda m: m["side.weight"].update(kind="int4"), "side.weight_scales' is BF16"),
+        (lambda m: m["side.weight"].update(shape=[200, 128]), "blocks of 32"),
+        (lambda m: m["side.weight"].update(shape=[96, 256]), "side.weight_codes' is U8"),
+        (lambda m: m["side.weight"].update(kind="int8", block=0, group=0), "_codes' is U8"),
+        (lambda m: m["up.weight"].update(kind="trellis", block=32), "up.weight_scales' is BF16"),
         (lambda m: m["up.weight"].update(shape=[192, 256]), "up.weight_codes' is U8"),
         (lambda m: m["up.weight"].update(shape=[1.5, 128]), "no integer"),
         (lambda m: m["down.weight"].update(kind="int8"), "down.weight_codes' is F8_E4M3"),

@@ -5,15 +5,16 @@ import torch
 
 from pilotlight_loader import wide_product
 from pilotlight_loader.kernels import chosen
-from pilotlight_loader.kernels.int4_product import Int4Product
+from pilotlight_loader.kernels.int4_product import Int4Product, TrellisProduct
 from pilotlight_loader.kernels.int8_product import Int8Product
-from pilotlight_loader.quantize import device_layout, int4_layout, products
-from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, Scheme
+from pilotlight_loader.kernels.trellis_weight import TrellisWeight
+from pilotlight_loader.quantize import device_layout, int4_layout, products, trellis_product
+from pilotlight_loader.quantize.matrix import FP8, INT4, INT8, TRELLIS, Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.stored import StoredMatrix
 
 ROWS = [1, 3, 4, 5, 16, 17, 32, 33]
-SCHEMES = [INT8, INT4, Scheme("int4", 32), FP8]
+SCHEMES = [INT8, INT4, Scheme("int4", 32), TRELLIS, Scheme("trellis", 32), FP8]
 
 
 @pytest.fixture(autouse=True, params=["narrow", "wide", "torch's"])
@@ -39,6 +40,7 @@ def product(x, scheme, *, shape=(192, 256), block=None):
     kernels = {
         "int8": lambda: products.int8_linear(x, codes, scales),
         "int4": lambda: products.int4_linear(x, codes, scales, stored.block),
+        "trellis": lambda: products.trellis_linear(x, codes, scales),
         "fp8": lambda: products.fp8_linear(x, codes, scales),
     }
     return kernels[scheme.kind](), x.double() @ matrix.dequantize().double().t()
@@ -107,9 +109,68 @@ def test_product_in_16_bits_is_for_narrow_registers(request, monkeypatch, scheme
     assert asked == ([1, 40] if request.node.callspec.params["kernels"] == "narrow" else [])
 
 
+@pytest.fixture
+def taken(monkeypatch):
+    """Which ways trellis_linear() goes, and of how many rows of x or of the weight."""
+    ways = []
+
+    def note(owner, name, way, size):
+        real = getattr(owner, name)
+
+        def noting(*given):
+            ways.append((way, size(*given)))
+            return real(*given)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    note(TrellisProduct, "rows", "16 bits", lambda _self, x, *_: x.numel() // x.shape[-1])
+    note(TrellisWeight, "dequantize", "weight", lambda *given: given[-1].shape[1])
+    note(trellis_product, "linear", "torch", lambda x, *_: x.shape[0])
+    return ways
+
+
+FEW = products.TRELLIS_KERNEL_ROWS
+
+
+@pytest.mark.parametrize(
+    ("kernels", "many"), [("narrow", "16 bits"), ("wide", "weight")], indirect=["kernels"]
+)
+def test_trellis_product_of_many_rows_is_dequantized_for_wide_registers(taken, many) -> None:
+    for rows in (1, FEW, FEW + 1):
+        product(some_x(rows), TRELLIS)
+
+    assert taken == [("16 bits", 1), ("16 bits", FEW), (many, FEW + 1 if many != "weight" else 192)]
+
+
+@pytest.mark.parametrize("kernels", ["wide"], indirect=True)
+def test_trellis_product_counts_rows_of_any_shape(taken) -> None:
+    for outer in ((2, FEW // 2), (FEW // 2 + 1, 2)):
+        product(some_x(outer[0] * outer[1]).view(*outer, 256), TRELLIS)
+
+    assert taken == [("16 bits", FEW), ("weight", 192)]
+
+
+@pytest.mark.parametrize("kernels", ["torch's"], indirect=True)
+def test_trellis_product_without_kernels_is_plain_torchs(taken) -> None:
+    for rows in (1, 40):
+        product(some_x(rows), TRELLIS)
+
+    assert taken == [("torch", 1), ("torch", 40)]
+
+
+@pytest.mark.parametrize("kernels", ["narrow", "wide"], indirect=True)
+def test_trellis_product_of_what_kernels_do_not_take_is_plain_torchs(taken) -> None:
+    for rows in (1, 40):
+        product(some_x(rows, torch.float32), TRELLIS)
+        product(some_x(rows).requires_grad_(), TRELLIS)
+
+    assert taken == [("torch", 1), ("torch", 1), ("torch", 40), ("torch", 40)]
+
+
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_product_in_chunks_is_the_same(scheme, monkeypatch) -> None:
     monkeypatch.setattr(products, "_CHUNK_ELEMENTS", 256 * 64)
+    monkeypatch.setattr(trellis_product, "_CHUNK_ELEMENTS", 256 * 64)
 
     assert_near(*product(some_x(40), scheme), torch.bfloat16)
 
@@ -177,8 +238,13 @@ def test_int4_layout_is_undone(block) -> None:
     assert torch.equal(int4_layout.unpack(int4_layout.pack(codes, block), block), codes)
 
 
-@pytest.mark.parametrize("kernels", ["wide", "torch's"], indirect=True)
-def test_scratch_of_a_product_is_bounded(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("kernels", "scheme"),
+    [("wide", INT4), ("torch's", INT4), ("wide", TRELLIS)],
+    indirect=["kernels"],
+    ids=str,
+)
+def test_scratch_of_a_product_is_bounded(scheme, monkeypatch) -> None:
     asked: list[int] = []
     bound = (256 + 2) * 64  # two groups: a row of zero points for each
     real = products.scratch
@@ -190,7 +256,7 @@ def test_scratch_of_a_product_is_bounded(monkeypatch) -> None:
 
     monkeypatch.setattr(products, "scratch", noting)
     monkeypatch.setattr(products, "_CHUNK_ELEMENTS", bound)
-    product(some_x(40), INT4, shape=(1024, 256))
+    product(some_x(40), scheme, shape=(1024, 256))
 
     assert len(asked) > 1
     assert max(asked) <= bound
