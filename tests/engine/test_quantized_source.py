@@ -128,7 +128,9 @@ def test_quantized_source_keeps_the_codes_of_its_first_and_last_layer(deep):
 
 
 def test_quantized_source_in_fewer_bits_has_8_in_its_first_and_last_layer(deep):
-    _, directory, _ = bake(deep, quantizing=Quantizing("int4", rounding="nearest"))
+    _, directory, _ = bake(
+        deep, dtype="bfloat16", quantizing=Quantizing("int4", rounding="nearest")
+    )
 
     stored = BakedCheckpoint.open(directory / "model.safetensors").quantized
     kinds = [stored[f"model.layers.{at}.mlp.up_proj.weight"].scheme.kind for at in range(4)]
@@ -148,7 +150,9 @@ def test_quantized_source_keeps_codes_that_the_first_and_last_layer_want(make_so
     directory = make_source("llama", tmp_path / "deep", **shapes)
     plain = load_file(directory / "model.safetensors")
     in_eight_bits(directory, plain)
-    baked, made, _ = bake(directory, quantizing=Quantizing("int4", rounding="nearest"))
+    baked, made, _ = bake(
+        directory, dtype="bfloat16", quantizing=Quantizing("int4", rounding="nearest")
+    )
 
     assert baked.quantization == "int4"  # the codes of most are not the source's own
     stored = BakedCheckpoint.open(made / "model.safetensors")

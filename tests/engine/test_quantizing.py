@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pilotlight_loader import BakedCheckpoint, DiskFullError
+from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.layers import QuantizedEmbedding, QuantizedLinear
 from pilotlight_loader.quantize.matrix import INT4, TRELLIS
@@ -214,7 +215,7 @@ def test_quantized_with_many_weights_is_calibrated_with_a_text_that_comes_along(
 
 
 @pytest.mark.parametrize(
-    ("kind", "limit"), [("int8", "AUTO_GPTQ_WEIGHTS"), ("int4", "AUTO_GPTQ_INT4_WEIGHTS")]
+    ("kind", "limit"), [("int8", "AUTO_GPTQ_WEIGHTS"), ("int4", "AUTO_GPTQ_TRELLIS_WEIGHTS")]
 )
 def test_quantized_with_many_weights_is_rounded_to_the_nearest_unless_asked(
     quantized, tmp_path, monkeypatch, kind, limit
@@ -416,3 +417,54 @@ def _anonymous_bytes(tensor: torch.Tensor) -> int:
         elif inside and head == "Anonymous:":
             return int(line.split()[1]) * 1024
     raise AssertionError("no such mapping")
+
+
+def _kinds(directory: Path) -> set[str]:
+    baked = BakedCheckpoint.open(directory / "model.safetensors")
+    return {stored.scheme.kind for stored in baked.quantized.values()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_quantized_weights_that_kernels_do_not_take_have_equal_steps(
+    quantized, tmp_path, dtype
+) -> None:
+    bake_source(
+        quantized.source,
+        tmp_path,
+        dtype=dtype,
+        report=lambda *_: None,
+        quantizing=Quantizing("int4", rounding="nearest"),
+    )
+
+    assert _kinds(tmp_path) == {"int8", "int4"}
+
+
+def test_quantized_without_kernels_has_equal_steps(quantized, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(chosen, "trellis_product", lambda: None)
+    bake_source(
+        quantized.source,
+        tmp_path,
+        dtype="bfloat16",
+        report=lambda *_: None,
+        quantizing=Quantizing("int4", rounding="nearest"),
+    )
+
+    assert _kinds(tmp_path) == {"int8", "int4"}
+
+
+def test_quantized_trellis_answers_without_kernels(quantized, monkeypatch) -> None:
+    ids = torch.arange(40).view(1, -1) % 50
+    answers = []
+    for without in (False, True):
+        if without:
+            monkeypatch.setattr(chosen, "trellis_product", lambda: None)
+            monkeypatch.setattr(chosen, "trellis_weight", lambda: None)
+        skeleton = Skeleton.load(quantized("int4"))
+        replica = Replica.attach(skeleton)
+        try:
+            with torch.inference_mode():
+                answers.append(skeleton.module(input_ids=ids).logits.float().clone())
+        finally:
+            replica.detach()
+
+    assert float((answers[0] - answers[1]).norm() / answers[0].norm()) < 0.06

@@ -89,11 +89,6 @@ def trellis_weight() -> TrellisWeight | None:
     return None if _is_narrow() else _choose("trellis_weight", TrellisWeight, TrellisWeight)
 
 
-def compiles() -> bool:
-    """Whether kernels can be compiled for this CPU; each has yet to pass its trial."""
-    return _compiler() is not None
-
-
 def prepare(kind: Coding, block: int) -> None:
     """Compile for weights of that kind, off the way of requests. Some tenths of a second."""
     if kind == "int4":

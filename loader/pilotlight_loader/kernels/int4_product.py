@@ -34,8 +34,7 @@ class Int4Product:
         self._kernels = ByRows(dict(zip(_FEW, few, strict=True)), many)
 
     def rows(self, x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """The product of x [..., K]; *packed* as int4_layout.pack() makes it, *scales*
-        [groups, N, 2]: pairs."""
+        """The product of x [..., K]; *packed* and *scales* as StoredMatrix has them."""
         rows = x.numel() // x.shape[-1]
         product = room(x, rows, scales.shape[1])
         for start in range(0, rows, _AT_ONCE):

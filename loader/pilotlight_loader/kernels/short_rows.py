@@ -85,7 +85,7 @@ def entry(name: str, body: Function, filling: Function | None) -> Function:
 
 
 def multiply(write: Function, left: str, right: str, cell: str) -> None:
-    """cell += left * right, 16 numbers each, in pairs; a product is at most 128 * 32767."""
+    """cell += left * right, 16 numbers each, in pairs; bytes of 256 columns fit 32 bits."""
     sums = write.call(INTS, "llvm.x86.avx2.pmadd.wd", PAIRS, left, right)
     before = write.get(INTS, cell)
     write.put(INTS, write.let(f"add {INTS} {before}, {sums}"), cell)

@@ -16,7 +16,7 @@ from pilotlight_loader.quantize.stored import Device, StoredMatrix
 
 
 def plan(scheme: Scheme, shape: tuple[int, int], device: Device = "cpu") -> StoredMatrix:
-    """How a weight of that scheme is stored for this CPU, or for any GPU of NVIDIA's.
+    """How a weight of that scheme is stored for this CPU, or any, or for any GPU of NVIDIA's.
 
     Raises ValueError where it cannot be.
     """

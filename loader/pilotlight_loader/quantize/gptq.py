@@ -1,6 +1,7 @@
 """GPTQ: round column by column, and let the columns that follow make up for each error.
 
-Frantar, Ashkboos, Hoefler, Alistarh: GPTQ, 2022 (arXiv:2210.17323), with the scales of grids.py.
+Frantar, Ashkboos, Hoefler, Alistarh: GPTQ, 2022 (arXiv:2210.17323), with the scales of
+grids.py. A trellis has a way of its own: trellis_rounding.py.
 """
 
 from __future__ import annotations

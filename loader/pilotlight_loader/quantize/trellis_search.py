@@ -59,7 +59,7 @@ def search(
     rows, columns = weights.shape
     # What is still to be coded, as each survivor has it: [columns, N, survivors]. Over the scales:
     # squares of tiny weights would be 0, and all codes as good.
-    left = (weights.t() * torch.where(scale == 0, 0.0, 1 / scale))[:, :, None]
+    left = (weights.t() / torch.where(scale == 0, 1.0, scale) * (scale != 0))[:, :, None]
     cost = torch.zeros(rows, 1)
     last = [before[:, None, MEMORY - 1 - back] for back in range(MEMORY)]  # newest first
     parents, codes, errors = [], [], []

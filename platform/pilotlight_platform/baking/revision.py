@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight_loader import LAYOUT_VERSION, kernel_layout
+from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize.formats.quantized_source import READERS_VERSION
 from pilotlight_loader.sparse.convert import SPARSITY_VERSION
 from pilotlight_platform.baking.fetched import local_source
@@ -96,6 +97,8 @@ def _content_id(
         shaped += ["read", READERS_VERSION, QUANTIZATION_VERSION]
     if quantizing is not None:
         shaped += [QUANTIZATION_VERSION, *quantizing.shaping()]
+        if quantizing.kind == "int4":
+            shaped.append(chosen.trellis_product() is not None)  # else it has equal steps
     if spec.sparsity != "none":
         shaped += [spec.sparsity, SPARSITY_VERSION]
     return hashlib.sha256(json.dumps(shaped).encode()).hexdigest()[:16]

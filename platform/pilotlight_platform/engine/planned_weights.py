@@ -24,7 +24,6 @@ from pilotlight_loader import (
 from pilotlight_loader.bake import planned_entries
 from pilotlight_loader.baked_writer import Entry
 from pilotlight_loader.dtypes import torch_dtype
-from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize.plan import data_bytes, plan_quantized
 from pilotlight_loader.quantize.rule import plan_schemes
 from pilotlight_loader.sources.location import parse_location
@@ -32,7 +31,7 @@ from pilotlight_loader.sources.small_read import read_range
 from pilotlight_loader.sparse.pattern import COLUMNS_PER_BYTE
 from pilotlight_loader.sparse.stored import indices_shape, values_shape
 from pilotlight_platform.engine.checked_source import read_config
-from pilotlight_platform.engine.quantizing import quantizable_weights
+from pilotlight_platform.engine.quantizing import quantizable_weights, takes_trellis
 from pilotlight_platform.errors import SourceError
 from pilotlight_platform.schemas.model import ModelSpec, Quantization
 
@@ -148,7 +147,7 @@ def _quantized(module: nn.Module, entries: list[Entry], kind: Quantization, spec
         weights,
         spec.quantization_skip,
         uniform=spec.quantization_uniform,
-        trellis=chosen.compiles(),
+        trellis=takes_trellis(kind, {e.dtype for e in entries if e.name in weights}),
     )
     try:
         return plan_quantized(entries, schemes, spec.source).nbytes

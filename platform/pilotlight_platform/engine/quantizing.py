@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,8 +96,7 @@ def schemes_of(
     if quantizing is None:
         return kept, kept
     kind, skip = quantizing.kind, quantizing.skip
-    # Without compiled kernels each product with a trellis dequantizes, which takes long.
-    trellis = device == "cpu" and chosen.compiles()
+    trellis = takes_trellis(kind, {baked.tensors[name].dtype for name in weights}, device)
     schemes = plan_schemes(module, kind, weights, skip, uniform=quantizing.uniform, trellis=trellis)
     # What is rounded already gains nothing from more bits.
     uniform = plan_schemes(module, kind, weights, skip, uniform=True)
@@ -107,6 +106,17 @@ def schemes_of(
         if schemes.get(name) == scheme or (name in uniform and scheme.kind == kind)
     }
     return schemes | kept, kept
+
+
+def takes_trellis(kind: Kind, dtypes: Collection[str], device: Device = "cpu") -> bool:
+    """Whether *kind* is a trellis for weights of these *dtypes*, as safetensors spells them.
+
+    Only with compiled kernels, which are for bfloat16: others dequantize a trellis for each
+    product, where equal steps have a kernel of torch's.
+    """
+    if kind != "int4" or device != "cpu" or set(dtypes) != {"BF16"}:
+        return False
+    return chosen.trellis_product() is not None
 
 
 def _kept(

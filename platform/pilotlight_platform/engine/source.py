@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from pilotlight_loader import (
     record_execution_order,
 )
 from pilotlight_loader.hastened import hastened
+from pilotlight_loader.quantize.matrix import Scheme
 from pilotlight_loader.quantize.nearest import NearestRounding
 from pilotlight_loader.quantize.rounding import Rounding
 from pilotlight_loader.quantize.stored import Device
@@ -54,7 +56,7 @@ logger = logging.getLogger(__name__)
 # More than these are rounded with gptq on request only. One thread of a busy machine was at 70 %
 # of 0.3e9 after seven minutes; a bake may take six hours.
 AUTO_GPTQ_WEIGHTS = 500_000_000
-AUTO_GPTQ_INT4_WEIGHTS = 100_000_000  # whose codes are searched for: 13 us for each weight
+AUTO_GPTQ_TRELLIS_WEIGHTS = 100_000_000  # whose codes are searched for: 13 us for each weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +208,9 @@ def _quantize(
         rounding: Literal["nearest", "gptq"] = "nearest"
         if quantizing is not None and quantizing.rounding != "nearest":
             try:
-                _check_patience(model, quantizing)
-                windows = _calibration_windows(model, quantizing.text, source.path, report)
                 schemes, _ = schemes_of(model, baked, quantizing, source.quantized, device)
+                _check_patience(model, quantizing, schemes)
+                windows = _calibration_windows(model, quantizing.text, source.path, report)
                 quantized = write(GptqRounding(model, windows, baked.path.parent, schemes))
                 rounding = "gptq"
             except Exception as error:  # ours, or whatever the architecture makes of it
@@ -232,10 +234,11 @@ def _may_pass(error: Exception) -> bool:
     return lacks_memory or isinstance(error, DiskFullError | MemoryError | OSError)
 
 
-def _check_patience(model: Any, quantizing: Quantizing) -> None:
+def _check_patience(model: Any, quantizing: Quantizing, schemes: Mapping[str, Scheme]) -> None:
     """Raises CalibrationError where gptq would take hours that nobody has asked for."""
     weights = model.num_parameters()
-    most = AUTO_GPTQ_INT4_WEIGHTS if quantizing.kind == "int4" else AUTO_GPTQ_WEIGHTS
+    is_trellis = any(scheme.kind == "trellis" for scheme in schemes.values())
+    most = AUTO_GPTQ_TRELLIS_WEIGHTS if is_trellis else AUTO_GPTQ_WEIGHTS
     if quantizing.rounding == "auto" and quantizing.text is None and weights > most:
         raise CalibrationError(f"gptq of {weights} weights takes long; ask for it by name")
 

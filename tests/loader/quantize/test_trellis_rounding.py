@@ -287,3 +287,13 @@ def test_trellis_with_gptq_searches_in_bounded_memory() -> None:
     )
 
     assert int(done.stdout) < 96 << 20
+
+
+def test_trellis_with_gptq_takes_rows_of_nearly_nothing() -> None:
+    """Whose scales are so small that one over them is infinite."""
+    weight, x = gaussian(64, 256), correlated(256)
+    weight[3] = weight[3] * 1e-38
+    restored = gptq(weight, inverse_root(x.t() @ x), TRELLIS).dequantize()
+
+    assert torch.isfinite(restored).all()
+    assert float(restored[3].abs().max()) < 1e-36

@@ -14,7 +14,7 @@ from pilotlight_loader.bake import planned_entries
 from pilotlight_loader.quantize.matrix import Kind
 from pilotlight_loader.quantize.plan import data_bytes, plan_quantized
 from pilotlight_loader.quantize.rule import plan_schemes
-from pilotlight_platform.engine.quantizing import quantizable_weights
+from pilotlight_platform.engine.quantizing import quantizable_weights, takes_trellis
 
 _GOALS = {"int8": 0.56, "int4": 0.36}
 _GOALS_7B = {"int8": 0.52, "int4": 0.30}
@@ -45,7 +45,8 @@ def planned_bytes(module: nn.Module) -> dict[str, int]:
     weights = {name: shape for name, shape in weights.items() if name in stored}
     found = {"bf16": data_bytes(entries)}
     for kind in get_args(Kind):
-        schemes = plan_schemes(module, kind, weights)
+        trellis = takes_trellis(kind, {e.dtype for e in entries if e.name in weights})
+        schemes = plan_schemes(module, kind, weights, trellis=trellis)
         found[kind] = plan_quantized(entries, schemes, "the plan").nbytes
     return found
 
