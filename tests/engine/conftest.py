@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from pilotlight_platform.engine.executor import Engine
+from pilotlight_platform.engine.quantizing import Quantizing
 from pilotlight_platform.engine.replica import Replica
 from pilotlight_platform.engine.skeleton import Skeleton
 from pilotlight_platform.engine.source import bake_source
@@ -269,3 +270,29 @@ def submit(engine: Engine) -> Callable[..., Answer]:
         return answer
 
     return submit
+
+
+@pytest.fixture(scope="session")
+def quantized(make_source, tmp_path_factory):
+    """The directory of a Llama baked in one kind, and of its source."""
+    root = tmp_path_factory.mktemp("quantized")
+    origin = make_source(
+        "llama", root / "source", tie_word_embeddings=True, hidden_size=128, intermediate_size=256
+    )
+    made: dict[str, Path] = {}
+
+    def bake(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = root / kind
+            made[kind].mkdir()
+            bake_source(
+                origin,
+                made[kind],
+                dtype="bfloat16",
+                report=lambda *_: None,
+                quantizing=Quantizing(kind, rounding="nearest"),
+            )
+        return made[kind]
+
+    bake.source = origin
+    return bake

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pilotlight_loader import BakedCheckpoint, DiskFullError
-from pilotlight_loader.kernels import chosen
 from pilotlight_loader.quantize import device_layout
 from pilotlight_loader.quantize.layers import QuantizedEmbedding, QuantizedLinear
 from pilotlight_loader.quantize.matrix import INT4, TRELLIS
@@ -27,31 +26,6 @@ from pilotlight_platform.errors import SourceError, VerificationError
 
 KINDS = ["int8", "int4", "fp8"]
 CODINGS = {"int8": "int8", "int4": "trellis", "fp8": "fp8"}  # of a CPU
-WIDE = {"hidden_size": 128, "intermediate_size": 256}
-
-
-@pytest.fixture(scope="session")
-def quantized(make_source, tmp_path_factory):
-    """The directory of a Llama baked in one kind, and of its source."""
-    root = tmp_path_factory.mktemp("quantized")
-    origin = make_source("llama", root / "source", tie_word_embeddings=True, **WIDE)
-    made: dict[str, Path] = {}
-
-    def bake(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = root / kind
-            made[kind].mkdir()
-            bake_source(
-                origin,
-                made[kind],
-                dtype="bfloat16",
-                report=lambda *_: None,
-                quantizing=Quantizing(kind, rounding="nearest"),
-            )
-        return made[kind]
-
-    bake.source = origin
-    return bake
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -417,54 +391,3 @@ def _anonymous_bytes(tensor: torch.Tensor) -> int:
         elif inside and head == "Anonymous:":
             return int(line.split()[1]) * 1024
     raise AssertionError("no such mapping")
-
-
-def _kinds(directory: Path) -> set[str]:
-    baked = BakedCheckpoint.open(directory / "model.safetensors")
-    return {stored.scheme.kind for stored in baked.quantized.values()}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_quantized_weights_that_kernels_do_not_take_have_equal_steps(
-    quantized, tmp_path, dtype
-) -> None:
-    bake_source(
-        quantized.source,
-        tmp_path,
-        dtype=dtype,
-        report=lambda *_: None,
-        quantizing=Quantizing("int4", rounding="nearest"),
-    )
-
-    assert _kinds(tmp_path) == {"int8", "int4"}
-
-
-def test_quantized_without_kernels_has_equal_steps(quantized, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(chosen, "trellis_product", lambda: None)
-    bake_source(
-        quantized.source,
-        tmp_path,
-        dtype="bfloat16",
-        report=lambda *_: None,
-        quantizing=Quantizing("int4", rounding="nearest"),
-    )
-
-    assert _kinds(tmp_path) == {"int8", "int4"}
-
-
-def test_quantized_trellis_answers_without_kernels(quantized, monkeypatch) -> None:
-    ids = torch.arange(40).view(1, -1) % 50
-    answers = []
-    for without in (False, True):
-        if without:
-            monkeypatch.setattr(chosen, "trellis_product", lambda: None)
-            monkeypatch.setattr(chosen, "trellis_weight", lambda: None)
-        skeleton = Skeleton.load(quantized("int4"))
-        replica = Replica.attach(skeleton)
-        try:
-            with torch.inference_mode():
-                answers.append(skeleton.module(input_ids=ids).logits.float().clone())
-        finally:
-            replica.detach()
-
-    assert float((answers[0] - answers[1]).norm() / answers[0].norm()) < 0.06
